@@ -1,0 +1,159 @@
+"""What every command line here shares: Go-form options, durations, one-line errors.
+
+The suite this project succeeds was written in Go, where options look like `-start-ip X` and
+`-relay=true`. Every long option is accepted in that form too, by rewriting the arguments
+before click sees them; click itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import click
+
+from fastpath.errors import NetlabError, UserError
+
+_GO_FORM = re.compile(r"^-(?P<name>[A-Za-z][A-Za-z0-9-]+)(?:=(?P<value>.*))?$", re.DOTALL)
+# What Go's strconv.ParseBool takes.
+_TRUE = {"1", "t", "true", "yes", "on"}
+_FALSE = {"0", "f", "false", "no", "off"}
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0,
+            "d": 86400.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds in `10ms`, `30s`, `1h30m`, `24h` or a plain number of seconds.
+
+    Raises UserError when the text is none of these.
+    """
+    text = text.strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        parts = _DURATION_PART.findall(text)
+        if not parts or "".join(n + u for n, u in parts) != text:
+            raise UserError(f"{text!r} is not a duration", "write 10ms, 30s, 5m or 24h") from None
+        return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if not 0 <= seconds < float("inf"):
+        raise UserError(f"{text!r} is not a duration", "write 10ms, 30s, 5m or 24h")
+    return seconds
+
+
+class Duration(click.ParamType[float]):
+    """A length of time; the value is a float of seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        try:
+            return parse_duration_s(value)
+        except UserError as error:
+            self.fail(f"{error.what}: {error.remedy}", param, ctx)
+
+
+class Address(click.ParamType[ipaddress.IPv4Address]):
+    """An IPv4 address in dotted form."""
+
+    name = "address"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ipaddress.IPv4Address:
+        try:
+            return ipaddress.IPv4Address(value)
+        except ValueError:
+            self.fail(f"{value!r} is not an IPv4 address", param, ctx)
+
+
+DURATION = Duration()
+ADDRESS = Address()
+
+
+def _from_go(command: click.Command, ctx: click.Context, args: list[str]) -> Iterator[str]:
+    """Rewrite `-name` and `-name=value` to click's form where `name` is a long option of ours."""
+    known = {name: param for param in command.get_params(ctx) if isinstance(param, click.Option)
+             for name in (*param.opts, *param.secondary_opts)}
+    for i, arg in enumerate(args):
+        if arg == "--":
+            yield from args[i:]
+            return
+        match = _GO_FORM.match(arg if not arg.startswith("--") else arg[1:])
+        param = known.get(f"--{match['name']}") if match else None
+        if match is None or param is None:
+            yield arg
+            continue
+        name, value = f"--{match['name']}", match["value"]
+        if value is None:
+            yield name
+        elif not param.is_flag:
+            yield f"{name}={value}"
+        elif value.lower() in _TRUE:
+            yield name
+        elif value.lower() in _FALSE:
+            if param.secondary_opts:
+                yield param.secondary_opts[0]
+        else:
+            ctx.fail(f"{name} is a switch: {value!r} is neither true nor false")
+
+
+class Command(click.Command):
+    """A click command that takes its long options in Go form too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_from_go(self, ctx, args)))
+
+
+class Group(Command, click.Group):
+    """A group whose commands take Go form too."""
+
+    command_class = Command
+
+
+def say_error(program: str, what: str, remedy: str = "") -> None:
+    """Write `program: what` and, under it, the remedy to standard error."""
+    print(f"{program}: {what}", file=sys.stderr)
+    if remedy:
+        print(" " * (len(program) + 2) + remedy, file=sys.stderr)
+
+
+def run(command: click.Command, program: str) -> NoReturn:
+    """Run `command` as `program`; never returns, never shows a traceback for a known error.
+
+    Exits with what the command returned, 2 on a usage error, `NetlabError.exit_code`, or
+    130 when interrupted before the command took over Ctrl-C.
+    """
+    try:
+        code = command.main(prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else program
+        say_error(program, error.format_message(), f"see: {where} --help")
+        code = 2
+    except click.ClickException as error:
+        say_error(program, error.format_message())
+        code = error.exit_code
+    except NetlabError as error:
+        say_error(program, error.what, error.remedy)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output went away; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code if isinstance(code, int) else 0)

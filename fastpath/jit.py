@@ -1,0 +1,182 @@
+"""`@kernel`: a function of arrays, compiled once per machine and kept.
+
+The one thing to know: compiled code is machine code that we will run, possibly as root, so
+the directory it is loaded from must be ours and writable by nobody else. The directory is
+named by a hash of what the code depends on (kernel sources, numba, CPU), so it can never
+be stale: numba alone would not notice a changed callee in another module.
+
+With NUMBA_DISABLE_JIT=1 a kernel is the plain Python function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pwd
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite.binding
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.core.extending import intrinsic, overload
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CACHE_ENV = "DHCP_NETLAB_CACHE"
+KEEP_VERSIONS = 4
+_HOME = Path(__file__).resolve().parent.parent
+# An id that stands for "somebody outside this user namespace": /, /var and the like there.
+_OVERFLOW_ID = 65534
+
+
+def _trusted(path: Path) -> bool:
+    """True when nobody but root and us can replace what lies at `path`.
+
+    A sticky directory (as /tmp) protects entries that we own, so it is fine as a parent.
+    """
+    me = os.geteuid()
+    for i, place in enumerate([path, *path.parents]):
+        try:
+            info = place.lstat()
+        except OSError:
+            return False
+        if not stat.S_ISDIR(info.st_mode) or (i == 0 and info.st_uid != me):
+            return False
+        if info.st_uid not in (0, me, _OVERFLOW_ID):
+            return False
+        if info.st_mode & 0o022 and not (i > 0 and info.st_mode & stat.S_ISVTX):
+            return False
+    return True
+
+
+def _candidates() -> Iterable[Path]:
+    if named := os.environ.get(CACHE_ENV):
+        yield Path(named).absolute()
+    if os.geteuid() == 0:
+        # Not $HOME: under sudo that may be another user's.
+        yield Path("/var/cache/dhcp-netlab")
+    with contextlib.suppress(KeyError):
+        yield Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".cache" / "dhcp-netlab"
+
+
+@cache
+def cache_root() -> Path:
+    """The private directory that holds compiled kernels, made if need be.
+
+    Tries $DHCP_NETLAB_CACHE, /var/cache/dhcp-netlab (root) and ~/.cache/dhcp-netlab; where
+    none can be made private, a fresh temporary directory that is removed at exit.
+    """
+    for place in _candidates():
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(place, os.W_OK) and _trusted(place):
+            return place
+        print(f"dhcp-netlab: not caching compiled code in {place}: others can write there",
+              file=sys.stderr)
+    import atexit
+
+    scratch = Path(tempfile.mkdtemp(prefix="dhcp-netlab-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return scratch
+
+
+@cache
+def cache_dir(package: str) -> Path:
+    """Where the kernels of `package` are kept: fastpath's sources, its own, numba, CPU."""
+    digest = hashlib.sha256()
+    for name in sorted({"fastpath", package}):
+        for source in sorted((_HOME / name).glob("*.py")):
+            digest.update(source.name.encode() + source.read_bytes())
+    llvm = llvmlite.binding
+    for part in (numba.__version__, sys.version, llvm.get_host_cpu_name(),
+                 llvm.get_host_cpu_features().flatten()):
+        digest.update(part.encode())
+    place = cache_root() / f"{package}-{digest.hexdigest()[:20]}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    _forget_old(package)
+    return place
+
+
+def _forget_old(package: str) -> None:
+    """Keep the newest few versions: every edit of a kernel makes another."""
+    with contextlib.suppress(OSError):
+        kept = sorted(cache_root().glob(f"{package}-*"), key=lambda p: p.stat().st_mtime)
+        for old in kept[:-KEEP_VERSIONS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+# Our kernels allocate nothing, so reference counts of arrays need no care (_nrt), and tables
+# are tuples of arrays, which only inlining spares from being copied at each call: together
+# a factor of eight on the server's decision.
+_HOW = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False, "forceinline": True,
+        "no_cfunc_wrapper": True}
+
+
+def kernel(function: F) -> F:
+    """Compile `function` without the GIL, from the private cache where it is known.
+
+    A kernel must not allocate: no new arrays, lists or strings.
+    """
+    numba.config.CACHE_DIR = str(cache_dir(function.__module__.split(".")[0]))
+    return numba.njit(function, **_HOW)  # type: ignore[no-any-return]
+
+
+def fence() -> None:
+    """Order memory accesses across this point: ring slots are shared with the kernel."""
+
+
+@intrinsic
+def _fence(typingctx: Any) -> Any:
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@overload(fence)
+def _fence_in_kernel() -> Any:
+    def emit() -> None:
+        _fence()  # type: ignore[call-arg]
+
+    return emit
+
+
+def warm_up(program: str, steps: list[tuple[str, Callable[[], object]]]) -> float:
+    """Run each step once so that its kernels are compiled; show progress if that takes time.
+
+    Returns the seconds it took. A step calls its kernels with small arrays; on a warm cache
+    all of them together take milliseconds and nothing is shown.
+    """
+    began = time.monotonic()
+    marker = cache_dir(program) / "complete"
+    if marker.exists() or numba.config.DISABLE_JIT:
+        for _, step in steps:
+            step()
+        return time.monotonic() - began
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(),
+               TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("compiling (first use)", total=len(steps))
+        for label, step in steps:
+            bar.update(task, description=f"compiling (first use): {label}")
+            step()
+            bar.advance(task)
+    with contextlib.suppress(OSError):
+        marker.touch()
+    return time.monotonic() - began

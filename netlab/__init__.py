@@ -1,0 +1,1 @@
+"""lab: namespaces, bridges, the programs under test inside them, and the verdict."""

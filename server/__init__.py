@@ -1,0 +1,1 @@
+"""dhcp-server: the reference DHCPv4 server."""

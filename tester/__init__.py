@@ -1,0 +1,1 @@
+"""dhcp-tester: the DHCPv4 client emulator and load generator."""
