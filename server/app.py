@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastpath.errors import SystemRefused
+from fastpath.files import check_writable, write_json
 from fastpath.jit import warm_up
 from fastpath.panel import Panel
 from fastpath.process import Stop, hold_port, notify
@@ -48,6 +47,8 @@ class Server:
     def run(self) -> int:
         """Serve until SIGINT or SIGTERM; returns the exit code."""
         config = self._config
+        if self._stats_file:
+            check_writable(self._stats_file)
         ports = (config.port,)
         with Stop() as stop, Ring(config.interface, ports, slots=config.ring_slots) as ring:
             subnet = resolve(config, ring.interface)
@@ -106,12 +107,9 @@ class Server:
     def _finish(self, tables: Tables, ring: Ring) -> None:
         notify("STOPPING=1")
         final = self._snapshot(tables, ring)
-        if self._stats_file:
-            try:
-                self._stats_file.write_text(json.dumps(final, indent=1) + "\n")
-            except OSError as error:
-                raise SystemRefused(f"cannot write {self._stats_file}: {error.strerror}") from None
         print(summary_line(final), flush=True)
+        if self._stats_file:
+            write_json(self._stats_file, final)
 
 
 def _touch(tables: Tables) -> None:
