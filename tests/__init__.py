@@ -1,0 +1,1 @@
+"""Tests, and what they share; a package so that `tests.peers` can be imported anywhere."""

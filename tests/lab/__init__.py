@@ -1,0 +1,1 @@
+"""The lab on a machine of its own: see `machine`."""
