@@ -47,8 +47,8 @@ def dhcp_filter(ports: tuple[int, ...]) -> list[Instruction]:
         head: list[Instruction] = [
             (_LDH_ABS, 0, 0, ethertype),
             (_JEQ, 3, 0, wire.ETH_P_IP),
-            (_JEQ, 0 if last else len(body) + 1, 0, wire.ETH_P_8021Q),
-            (_JEQ, 0 if last else len(body), 0, wire.ETH_P_8021AD),
+            (_JEQ, 0 if last else len(body) + 2, 0, wire.ETH_P_8021Q),
+            (_JEQ, 0 if last else len(body) + 1, 0, wire.ETH_P_8021AD),
             _REJECT,
         ]
         program += head + body

@@ -12,14 +12,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NoReturn
 
 import click
 
 from fastpath.errors import NetlabError, UserError
 
-_GO_FORM = re.compile(r"^-(?P<name>[A-Za-z][A-Za-z0-9-]+)(?:=(?P<value>.*))?$", re.DOTALL)
+_GO_FORM = re.compile(r"^-(?P<name>[A-Za-z][A-Za-z0-9-]*)(?:=(?P<value>.*))?$", re.DOTALL)
 # What Go's strconv.ParseBool takes.
 _TRUE = {"1", "t", "true", "yes", "on"}
 _FALSE = {"0", "f", "false", "no", "off"}
@@ -38,9 +39,8 @@ def parse_duration_s(text: str) -> float:
         seconds = float(text)
     except ValueError:
         parts = _DURATION_PART.findall(text)
-        if not parts or "".join(n + u for n, u in parts) != text:
-            raise UserError(f"{text!r} is not a duration", "write 10ms, 30s, 5m or 24h") from None
-        return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+        whole = parts and "".join(n + u for n, u in parts) == text
+        seconds = sum(float(n) * _UNITS_S[u] for n, u in parts) if whole else -1.0
     if not 0 <= seconds < float("inf"):
         raise UserError(f"{text!r} is not a duration", "write 10ms, 30s, 5m or 24h")
     return seconds
@@ -84,27 +84,43 @@ def _from_go(command: click.Command, ctx: click.Context, args: list[str]) -> Ite
     """Rewrite `-name` and `-name=value` to click's form where `name` is a long option of ours."""
     known = {name: param for param in command.get_params(ctx) if isinstance(param, click.Option)
              for name in (*param.opts, *param.secondary_opts)}
-    for i, arg in enumerate(args):
-        if arg == "--":
-            yield from args[i:]
+    rest = iter(args)
+    for arg in rest:
+        if arg == "--" or (arg[:1] != "-" and not ctx.allow_interspersed_args):
+            # From here on they are another command's, or no options at all.
+            yield from (arg, *rest)
             return
         match = _GO_FORM.match(arg if not arg.startswith("--") else arg[1:])
-        param = known.get(f"--{match['name']}") if match else None
-        if match is None or param is None:
+        if match is None:
             yield arg
             continue
-        name, value = f"--{match['name']}", match["value"]
-        if value is None:
-            yield name
+        short = len(match["name"]) == 1
+        name, value = f"{'-' if short else '--'}{match['name']}", match["value"]
+        param = known.get(name)
+        if param is None:
+            _refuse_near_miss(ctx, arg, known)
+            yield arg
+        elif value is None:
+            yield from (name, *islice(rest, 0 if param.is_flag else param.nargs))
         elif not param.is_flag:
-            yield f"{name}={value}"
+            yield from (name, value) if short else (f"{name}={value}",)
         elif value.lower() in _TRUE:
             yield name
         elif value.lower() in _FALSE:
-            if param.secondary_opts:
-                yield param.secondary_opts[0]
+            opposite = param.secondary_opts if name in param.opts else param.opts
+            yield from opposite[:1]
         else:
             ctx.fail(f"{name} is a switch: {value!r} is neither true nor false")
+
+
+def _refuse_near_miss(ctx: click.Context, arg: str, known: Iterable[str]) -> None:
+    """Refuse `-intreface x`, which click would read as `-i ntreface`, and an argument `x`."""
+    from difflib import get_close_matches
+
+    name = arg.partition("=")[0]
+    near = get_close_matches(name.lstrip("-"), [k[2:] for k in known if k[:2] == "--"], 1, 0.75)
+    if near and not (arg.startswith("--") or ctx.ignore_unknown_options):
+        ctx.fail(f"No such option '{name}'. Did you mean '-{near[0]}'?")
 
 
 class Command(click.Command):

@@ -18,7 +18,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -27,8 +26,11 @@ from typing import Any, TypeVar
 import llvmlite.binding
 import numba
 from llvmlite import ir
-from numba.core import types
+from numba.core import event, types
 from numba.core.extending import intrinsic, overload
+from numba.core.types.misc import unliteral
+
+from fastpath.process import notify
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,13 +126,35 @@ _HOW = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False, "fo
         "no_cfunc_wrapper": True}
 
 
+_kernels = 0
+
+
 def kernel(function: F) -> F:
     """Compile `function` without the GIL, from the private cache where it is known.
 
     A kernel must not allocate: no new arrays, lists or strings.
     """
+    global _kernels
+    _kernels += 1
     numba.config.CACHE_DIR = str(cache_dir(function.__module__.split(".")[0]))
-    return numba.njit(function, **_HOW)  # type: ignore[no-any-return]
+    compiled = numba.njit(function, **_HOW)
+    if not numba.config.DISABLE_JIT:
+        _once_for_all_constants(compiled)
+    return compiled  # type: ignore[no-any-return]
+
+
+def _once_for_all_constants(compiled: Any) -> None:
+    """Compile a kernel once per type: numba would do so for each constant it is called with.
+
+    Inlining brings the constants in anyway; without this, first use takes half as long again.
+    """
+    template = compiled.get_call_template
+
+    def get_call_template(args: Any, keywords: Any) -> Any:
+        return template([unliteral(arg) for arg in args],
+                        {name: unliteral(arg) for name, arg in keywords.items()})
+
+    compiled.get_call_template = get_call_template
 
 
 def fence() -> None:
@@ -154,29 +178,48 @@ def _fence_in_kernel() -> Any:
     return emit
 
 
-def warm_up(program: str, steps: list[tuple[str, Callable[[], object]]]) -> float:
-    """Run each step once so that its kernels are compiled; show progress if that takes time.
+class _Counter(event.Listener):  # type: ignore[misc]
+    """Calls back with how many kernels have been compiled, after each one."""
 
-    Returns the seconds it took. A step calls its kernels with small arrays; on a warm cache
-    all of them together take milliseconds and nothing is shown.
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._done = 0
+        self._tell = tell
+
+    def on_start(self, event: Any) -> None:
+        """Nothing to show before it is done."""
+
+    def on_end(self, event: Any) -> None:
+        self._done += 1
+        self._tell(self._done)
+
+
+def warm_up(program: str, call: Callable[[], object]) -> None:
+    """Make `call`, which calls each entry kernel of `program` once, so that all are compiled.
+
+    On a warm cache that takes milliseconds. The first time it takes tens of seconds: a bar
+    on standard error shows how far it is, and whoever started us is told too.
     """
-    began = time.monotonic()
     marker = cache_dir(program) / "complete"
     if marker.exists() or numba.config.DISABLE_JIT:
-        for _, step in steps:
-            step()
-        return time.monotonic() - began
+        call()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(),
-               TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("compiling (first use)", total=len(steps))
-        for label, step in steps:
-            bar.update(task, description=f"compiling (first use): {label}")
-            step()
-            bar.advance(task)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"dhcp-netlab: compiling for {program}: once, about half a minute")
+    columns = (TextColumn("compiling, this once"), BarColumn(),
+               TextColumn("{task.completed} of {task.total} kernels"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=_kernels)
+
+        def tell(done: int) -> None:
+            bar.update(task, completed=done)
+            notify(f"STATUS=compiling, this once: {done} of {_kernels} kernels")
+
+        with event.install_listener("numba:compile", _Counter(tell)):
+            call()
+    notify("STATUS=")
     with contextlib.suppress(OSError):
         marker.touch()
-    return time.monotonic() - began

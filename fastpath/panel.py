@@ -47,16 +47,19 @@ class Panel:
             os.close(read)
             os.set_blocking(self._pipe, False)
             return
-        # The program decides when to end; the child only follows.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        os.close(self._pipe)
         code = 1
-        with contextlib.suppress(Exception):
+        try:
+            # The program decides when to end; the child only follows.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            os.close(self._pipe)
             _draw(read, view)
+            sys.stdout.flush()
             code = 0
-        sys.stdout.flush()
-        os._exit(code)
+        finally:
+            # Nothing may get past here (rich raises SystemExit where nobody reads its output):
+            # the rest of the program would run a second time.
+            os._exit(code)
 
     def due(self) -> bool:
         """True when it is time for another picture."""

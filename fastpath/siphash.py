@@ -22,7 +22,7 @@ _FF = np.uint64(0xFF)
 
 def make_key() -> Words:
     """A fresh random key: uint64[2]."""
-    return np.frombuffer(os.urandom(16), np.uint64)
+    return np.frombuffer(os.urandom(16), np.uint64).copy()
 
 
 @kernel

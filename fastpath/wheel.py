@@ -123,7 +123,7 @@ def advance(wheel: Wheel, now_tick: int, fired: npt.NDArray[np.int32], limit: in
     while True:
         cursor = state[CURSOR]
         slot = rows + (cursor & (slots - 1))
-        row = wheel.next[slot]
+        row = np.int64(wheel.next[slot])
         if row == slot:
             if cursor >= now or passed == SKIP_MAX:
                 break

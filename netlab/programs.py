@@ -94,7 +94,9 @@ class Program:
             ready, _, _ = select.select([listener, self._pidfd], [], [], left_s)
             if listener in ready:
                 # One datagram may carry several assignments, one a line.
-                if b"READY=1" in self._notify.recv(4096).splitlines():
+                said = self._notify.recv(4096).decode(errors="replace").splitlines()
+                self._show_status(said)
+                if "READY=1" in said:
                     return
             elif self._pidfd in ready:
                 raise SystemRefused(self._with_log(
@@ -102,6 +104,16 @@ class Program:
                     "ready"), "")
         raise SystemRefused(self._with_log(
             f"{self.name} in {self.place.node} was not ready after {timeout_s:g} s"), "")
+
+    def _show_status(self, said: list[str]) -> None:
+        """Pass on what the program says of its start: STATUS= of sd_notify(3).
+
+        On a terminal one line that the next one replaces, and that READY=1 clears.
+        """
+        for status in (line[7:] for line in said if line.startswith("STATUS=")):
+            text = f"{self.name}: {status}" if status else ""
+            if sys.stderr.isatty():
+                print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def fileno(self) -> int:
         """For poll: readable once the program has ended."""

@@ -54,7 +54,7 @@ class Server:
             subnet = resolve(config, ring.interface)
             with hold_port(config.port, config.interface):
                 tables = make_tables(subnet, 4096 if self._verbose else 0)
-                warm_up("server", [("dhcp-server", lambda: _touch(tables))])
+                warm_up("server", lambda: _touch(tables))
                 self._announce(subnet, tables)
                 with Panel(live_view, self._live) as panel:
                     self._loop(ring, tables, stop, panel)

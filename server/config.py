@@ -131,11 +131,10 @@ def resolve(config: ServerConfig, interface: Interface) -> Subnet:
 
 
 def _by_netmask(server: IPv4Address, netmask: IPv4Address) -> IPv4Network:
-    try:
-        return IPv4Network((server, str(netmask)), strict=False)
-    except ValueError:
-        raise UserError(f"--netmask {netmask} is not a netmask", "for example 255.255.255.0"
-                        ) from None
+    bits = ~int(netmask) & 0xFFFFFFFF
+    if bits & bits + 1:
+        raise UserError(f"--netmask {netmask} is not a netmask", "for example 255.255.255.0")
+    return IPv4Network((server, 32 - bits.bit_length()), strict=False)
 
 
 def configured_options(subnet: Subnet) -> dict[int, bytes]:

@@ -17,6 +17,7 @@ from fastpath.wheel import Wheel
 from fastpath.wire import MessageType
 from server.leases import (
     BOUND,
+    BY_CHADDR,
     FOREVER_S,
     FREE,
     NONE,
@@ -47,13 +48,17 @@ CAUSES = (
     "not_his",  # he releases or declines an address that is not his
     "unexpected_type",  # a message that only servers send, or not for servers of addresses
     "reply_too_large",  # what the relay wants back does not fit in a frame
+    "no_identity",  # neither hardware address nor client identifier: he could be anybody
 )
 (C_OK, C_NO_FREE, C_OTHER_SERVER, C_UNKNOWN, C_WRONG, C_IN_USE, C_NOT_HIS,
- C_TYPE, C_TOO_LARGE) = range(len(CAUSES))
+ C_TYPE, C_TOO_LARGE, C_NO_IDENTITY) = range(len(CAUSES))
 
 # Cells of `policy`.
 P_FIRST, P_LAST, P_SERVER, P_NETMASK, P_LEASE_S, P_OFFER_S, P_DECLINE_S, P_AUTHORITATIVE = range(8)
 POLICY_SIZE = 8
+
+# The first two octets of an identity are its kind and its length.
+_KIND_AND_LENGTH, _NOBODY = np.uint64(0xFFFF), np.uint64(BY_CHADDR)
 
 
 class Asked(NamedTuple):
@@ -170,13 +175,16 @@ def decide(leases: Leases, wheel: Wheel, policy: npt.NDArray[np.int64], asked: A
     as a number. Returns (answer, row, cause): OFFER, ACK, NAK or SILENT; the row of the
     address in an OFFER or an ACK to a REQUEST, else NONE; and an index into CAUSES.
     """
+    if asked.kind == INFORM:
+        # RFC 2131 section 4.3.5: options only, to the address he has.
+        return (ACK if asked.ciaddr != 0 else SILENT), NONE, C_OK if asked.ciaddr else C_WRONG
+    if who[0] & _KIND_AND_LENGTH == _NOBODY:
+        # All clients that say nothing of themselves would be one, and share its address.
+        return SILENT, NONE, C_NO_IDENTITY
     if asked.kind == DISCOVER:
         return _discover(leases, wheel, policy, asked, who, hardware, now_s)
     if asked.kind == REQUEST:
         return _request(leases, wheel, policy, asked, who, hardware, now_s)
-    if asked.kind == INFORM:
-        # RFC 2131 section 4.3.5: options only, to the address he has.
-        return (ACK if asked.ciaddr != 0 else SILENT), NONE, C_OK if asked.ciaddr else C_WRONG
     if asked.kind == RELEASE or asked.kind == DECLINE:
         if asked.server != ABSENT and asked.server != policy[P_SERVER]:
             return SILENT, NONE, C_OTHER_SERVER

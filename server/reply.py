@@ -28,18 +28,19 @@ from fastpath.jit import kernel
 from server.decide import ACK, NAK
 from server.leases import FOREVER_S
 
-_XID, _FLAGS, _CIADDR = wire.XID, wire.FLAGS, wire.CIADDR
+_HLEN, _XID, _FLAGS, _CIADDR = wire.HLEN, wire.XID, wire.FLAGS, wire.CIADDR
 _YIADDR, _GIADDR = wire.YIADDR, wire.GIADDR
 _CHADDR, _OPTIONS, _BROADCAST = wire.CHADDR, wire.OPTIONS, wire.BROADCAST_FLAG
 _SERVER_ID, _LEASE, _T1, _T2, _KIND, _ASKED_FOR, _CLIENT_ID, _RELAY, _MAX_SIZE = (
     54, 51, 58, 59, 53, 55, 61, 82, 57)
+_NETMASK, _ROUTER = 1, 3
 _BROADCAST_IP = 0xFFFFFFFF
 # What every client and relay must be able to take (RFC 2131 section 2).
 _LEAST_SIZE = 576
 
 
 class Reply(NamedTuple):
-    """What replies are made of; built by `config.compile_reply`.
+    """What replies are made of; built by `tables.make_tables`.
 
     template: uint8, from the IPv4 header to the magic cookie.
     encoded: uint8, the configured options, each as code, length, value.
@@ -121,7 +122,9 @@ def _target(rx: Memory, request: Request, kind: int, yiaddr: int, reply: Reply,
         return np.int64(BROADCAST_MAC), np.int64(_BROADCAST_IP), port
     if ciaddr != 0:
         return came_from, ciaddr, port
-    if be16(rx, request.bootp + _FLAGS) & _BROADCAST or yiaddr == 0:
+    # A hardware address of another length is none that Ethernet could be unicast to.
+    if (be16(rx, request.bootp + _FLAGS) & _BROADCAST or yiaddr == 0
+            or rx[request.bootp + _HLEN] != 6):
         return np.int64(BROADCAST_MAC), np.int64(_BROADCAST_IP), port
     return be48(rx, request.bootp + _CHADDR), yiaddr, port
 
@@ -146,8 +149,15 @@ def _put_options(mem: Memory, at: int, limit: int, rx: Memory, options: Options,
     if asked < 0:
         for i in range(len(reply.order)):
             at = _put_configured(mem, at, limit, reply, np.int64(reply.order[i]))
+    wants_netmask = False
     for i in range(asked):
-        at = _put_configured(mem, at, limit, reply, option_byte(rx, options, _ASKED_FOR, i))
+        wants_netmask |= option_byte(rx, options, _ASKED_FOR, i) == _NETMASK
+    for i in range(asked):
+        code = option_byte(rx, options, _ASKED_FOR, i)
+        if code == _ROUTER and wants_netmask:
+            # Of these two the netmask MUST be first (RFC 2132 section 3.3).
+            at = _put_configured(mem, at, limit, reply, np.int64(_NETMASK))
+        at = _put_configured(mem, at, limit, reply, code)
     return at
 
 

@@ -33,6 +33,9 @@ from server.reply import (
     Reply,
 )
 
+# A transmit slot holds this, and nothing that we answer needs more.
+_MOST_MTU = 1500
+
 
 def _policy(subnet: Subnet) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     config = subnet.config
@@ -48,7 +51,7 @@ def _reply(subnet: Subnet) -> Reply:
     config = subnet.config
     numbers = np.zeros(NUMBERS, np.int64)
     numbers[N_MAC] = be48(np.frombuffer(subnet.mac, np.uint8).copy(), 0)
-    numbers[N_SERVER], numbers[N_MTU] = int(subnet.server), subnet.mtu
+    numbers[N_SERVER], numbers[N_MTU] = int(subnet.server), min(subnet.mtu, _MOST_MTU)
     numbers[N_LEASE_S] = config.lease_time_s
     # RFC 2131 section 4.4.5: T1 defaults to half of the lease, T2 to seven eighths.
     numbers[N_T1_S], numbers[N_T2_S] = config.lease_time_s // 2, config.lease_time_s * 7 // 8

@@ -46,9 +46,9 @@ MOST_CLIENTS = 1 << 25
               help="Makes transaction ids the same in every run. [default: random]")
 @click.option("--ring-slots", type=click.IntRange(64, 1 << 17), default=4096, show_default=True,
               help="Frames that a ring holds; a power of two.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the result document.")
-@click.option("--clients-csv", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path),
+              metavar="FILE", help="Write the result document.")
+@click.option("--clients-csv", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write one row a client.")
 @click.option("--progress", is_flag=True, help="Say once a second how far it is.")
 @click.option("--live", is_flag=True, help="Show a live panel.")
@@ -69,16 +69,22 @@ def main_command(
         raise click.BadParameter("must be from 1ms to 1h", param_hint="--timeout")
     if duration is not None and not 0 < duration <= 7 * 86400:
         raise click.BadParameter("must be from 1ms to 7 days", param_hint="--duration")
+    if rate is not None and math.isnan(rate):
+        raise click.BadParameter("must be a number", param_hint="--rate")
     if ring_slots & (ring_slots - 1):
         raise click.BadParameter(f"{ring_slots} is not a power of two", param_hint="--ring-slots")
     planned = clients or _clients(rate, duration)
 
+    from fastpath.errors import UserError
     from fastpath.interface import choose
     from fastpath.packet import parse_mac
     from tester.app import run_test
     from tester.config import TestConfig, plan_from
 
-    mac = parse_mac(mac_base)
+    try:
+        mac = parse_mac(mac_base)
+    except UserError as error:
+        raise click.BadParameter(f"{error.what}; {error.remedy}", param_hint="--mac-base") from None
     config = TestConfig(
         interface=interface or choose(None), clients=planned,
         plan=plan_from(concurrency, rate), duration_s=duration, timeout_s=timeout,

@@ -25,7 +25,8 @@ class Clients(NamedTuple):
     """The arrays of the table: about 80 octets a client, with its timer.
 
     state: uint8. tries: uint8, transmissions of the message now awaiting its answer.
-    retransmits: uint16, in all. epoch: uint16, which exchange of this client it is.
+    retransmits: uint16, in all. epoch: uint16, which exchange of this client it is. secs:
+    uint16, of the last DISCOVER.
     yiaddr, server, lease_s: uint32. intended_ns, started_ns, leg_ns: int64, monotonic: when
     the plan wanted the exchange to begin, when its first DISCOVER went out, when the first
     transmission of the present leg did. discover_offer_us, request_ack_us, dora_us: uint32.
@@ -36,6 +37,7 @@ class Clients(NamedTuple):
     tries: npt.NDArray[np.uint8]
     retransmits: npt.NDArray[np.uint16]
     epoch: npt.NDArray[np.uint16]
+    secs: npt.NDArray[np.uint16]
     yiaddr: npt.NDArray[np.uint32]
     server: npt.NDArray[np.uint32]
     lease_s: npt.NDArray[np.uint32]
@@ -51,7 +53,7 @@ class Clients(NamedTuple):
 def make_clients(rows: int) -> Clients:
     """A table of `rows` clients in INIT."""
 
-    kinds = (np.uint8, np.uint8, np.uint16, np.uint16, np.uint32, np.uint32, np.uint32,
+    kinds = (np.uint8, np.uint8, np.uint16, np.uint16, np.uint16, np.uint32, np.uint32, np.uint32,
              np.int64, np.int64, np.int64, np.uint32, np.uint32, np.uint32)
     # Up to twice as many cells as clients: a look-up then ends after two or three of them.
     owners = np.full(1 << (2 * rows - 1).bit_length(), NOBODY, np.int32)

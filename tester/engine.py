@@ -151,9 +151,11 @@ def _put(test: Test, tx: Slots, row: int, now_ns: int) -> bool:
                                     plan[P_SEED]))
     put48(mem, bootp + _CHADDR, mac)
     first = not asks and clients.tries[row] == 0 and clients.epoch[row] == 0
-    if not first:
+    if not asks and not first:
         seconds = (now_ns - clients.started_ns[row]) // 1_000_000_000
-        put16(mem, bootp + _SECS, min(seconds, np.int64(0xFFFF)))
+        clients.secs[row] = min(seconds, np.int64(0xFFFF))
+    # A REQUEST repeats what its DISCOVER said (RFC 2131 section 3.1).
+    put16(mem, bootp + _SECS, np.int64(clients.secs[row]))
     at = ip + len(template)
     if asks:
         at = put_option32(mem, at, _WANTED, np.int64(clients.yiaddr[row]))
@@ -259,16 +261,18 @@ def _on_answer(test: Test, tx: Slots, answer: Answer, now_ns: int) -> None:
     """What an answer means in the state that its client is in."""
     clients, counts, row = test.clients, test.counts, answer.row
     state = clients.state[row]
-    if answer.epoch != clients.epoch[row] or state == INIT:
+    if answer.epoch > clients.epoch[row] or state == INIT:
         counts[UNKNOWN_XID] += 1
+    elif (answer.epoch < clients.epoch[row]
+          or state in (TIMEOUT_DISCOVER, TIMEOUT_REQUEST, REFUSED)):
+        # To an exchange that a NAK ended, or that was given up.
+        counts[LATE] += 1
     elif state == SELECTING and answer.kind == OFFER:
         _on_offer(test, tx, answer, now_ns)
     elif state == REQUESTING and answer.kind == ACK:
         _on_ack(test, answer)
     elif state == REQUESTING and answer.kind == NAK:
         _on_nak(test, tx, row, now_ns)
-    elif state in (TIMEOUT_DISCOVER, TIMEOUT_REQUEST, REFUSED):
-        counts[LATE] += 1
     else:
         counts[REPEATED] += 1
 
@@ -383,7 +387,11 @@ def turn(test: Test, rx: Slots, tx: Slots, now_ns: int, kicked_ns: int, offset_n
             _on_answer(test, tx, answer, now_ns)
     rx_release(rx, count)
 
-    fired = advance(test.wheel, (now_ns - test.plan[P_BASE_NS]) // TICK_NS, test.fired, limit)
+    # Where answers still wait to be read, it is only as late as the oldest of them: one that
+    # came in time must not count as a timeout because we were slow.
+    unread = rx_peek(rx, 0)
+    seen_ns = now_ns if unread < 0 else min(rx_stamp_ns(rx, unread) - offset_ns, now_ns)
+    fired = advance(test.wheel, (seen_ns - test.plan[P_BASE_NS]) // TICK_NS, test.fired, limit)
     for i in range(fired):
         _on_timeout(test, tx, np.int64(test.fired[i]), now_ns)
     _start(test, tx, now_ns, due, intended_ns, limit)

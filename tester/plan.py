@@ -38,7 +38,11 @@ class ConstantRate:
     rate_per_s: float
 
     def due(self, t_s: float) -> int:
-        return int(t_s * self.rate_per_s) + 1 if t_s >= 0 else 0
+        if t_s < 0:
+            return 0
+        last = int(t_s * self.rate_per_s)
+        # The product is rounded, and may be one off on either side of a start.
+        return last + ((last + 1) / self.rate_per_s <= t_s) + (last / self.rate_per_s <= t_s)
 
     def times(self, first: int, count: int) -> npt.NDArray[np.float64]:
         return np.arange(first, first + count) / self.rate_per_s

@@ -1,0 +1,1 @@
+"""Real DHCP programs as peers: fetched privately, run in namespaces only, never installed."""
