@@ -108,9 +108,11 @@ def test_without_a_server_every_client_times_out() -> None:
     assert {row["retransmits"] for row in run.clients} == {"2"}
 
 
-def test_open_loop_keeps_its_rate() -> None:
+def test_open_loop_starts_what_the_rate_says() -> None:
+    """On a machine that stands still for a while, the late starts are owned up to."""
     with two_namespaces() as net, OurServer(net.server, POOL):
-        run = run_tester(net.client, "--rate", "2000", "--duration", "2s")
-    no_error(run)
-    assert run.document["clients"]["started"] == 4000
-    assert run.document["latency_us"]["dora_from_intended"]["count"] == 4000
+        run = run_tester(net.client, "--rate", "1000", "--duration", "2s")
+    clients, missed = run.document["clients"], run.document["missed_starts"]
+    assert clients["planned"] == clients["started"] == clients["bound"] == 2000
+    assert run.document["latency_us"]["dora_from_intended"]["count"] == 2000
+    assert run.code == (4 if missed > 20 else 0)

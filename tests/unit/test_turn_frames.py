@@ -17,6 +17,7 @@ from tester import engine
 from tester.config import BATCH
 from tests.simulated import (
     KICK_US,
+    START_NS,
     US,
     Network,
     acked,
@@ -255,6 +256,18 @@ def test_an_answer_that_came_in_time_is_no_timeout() -> None:
         network.turn(71_100 + turns)
     check_counts(network, discover=clients, offer=clients, request=clients, started=clients,
                  failed=clients, request_timeout=clients)
+
+
+def test_time_runs_from_the_kick() -> None:
+    """We may also be stopped between a turn and its kick: until then nobody was asked."""
+    network = Network(config(discover_tries=2))
+    network.turn(0)
+    for kicked_us in (60_000, 120_000):
+        # The next turn learns that what the last one queued went out only then.
+        network.kicked_ns = START_NS + kicked_us * US
+        assert network.turn(kicked_us + 10_999) == (0, 0)
+        network.turn(kicked_us + 11_000)
+    check_counts(network, discover=2, discover_again=1, started=1, failed=1, discover_timeout=1)
 
 
 @pytest.mark.parametrize(("oldest_us", "given_up"), [(10_935, 0), (10_936, 1)])

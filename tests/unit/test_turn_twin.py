@@ -93,7 +93,7 @@ class Twin:
     latency: dict[str, list[int]] = field(default_factory=dict)
     waiting: list[Came] = field(default_factory=list)
     sent: list[Message] = field(default_factory=list)
-    fresh: list[Client] = field(default_factory=list)
+    fresh: list[tuple[Client, bool]] = field(default_factory=list)
     ids: dict[int, tuple[int, int]] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
 
@@ -102,8 +102,10 @@ class Twin:
 
     def turn(self, now_us: int, kicked_us: int, intended_us: list[int], limit: int) -> None:
         self.now_us = now_us
-        for client in self.fresh:
-            client.leg_us = kicked_us
+        for client, again in self.fresh:
+            self.arm(client, self.deadline(kicked_us))
+            if not again:
+                client.leg_us = kicked_us
             if not client.started_us:
                 client.started_us = kicked_us
         self.fresh = []
@@ -131,13 +133,15 @@ class Twin:
         if client.tries:
             self.counts[f"{kind}_again"] += 1
             client.retransmits += 1
-        else:
-            self.fresh.append(client)
+        self.fresh.append((client, client.tries > 0))
         client.tries += 1
-        self.arm(client, (self.now_us + round(self.config.timeout_s * 1e6)) // TICK_US + 1)
+        self.arm(client, self.deadline(self.now_us))
         self.sent.append(Message(kind, client.row, client.exchange, client.secs,
                                  *((client.address, client.server) if asks else ())))
         return True
+
+    def deadline(self, since_us: int) -> int:
+        return (since_us + round(self.config.timeout_s * 1e6)) // TICK_US + 1
 
     def arm(self, client: Client, tick: int) -> None:
         self.armed += 1
