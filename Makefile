@@ -11,7 +11,7 @@ PIP := --disable-pip-version-check --quiet --constraint constraints.txt
 CLIENTS ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint constraints install uninstall clean
+.PHONY: help needs-root demo test bench lint constraints install uninstall clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,10 @@ $(READY): pyproject.toml constraints.txt
 	    $$pip install $(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## build a lab, give 20,000 clients their leases, show the result, tear down
-	@if [ "$$(id -u)" != 0 ]; then echo "make demo builds network namespaces: sudo make demo"; exit 1; fi
+needs-root:
+	@if [ "$$(id -u)" != 0 ]; then echo "this builds network namespaces: sudo make $(MAKECMDGOALS)"; exit 1; fi
+
+demo: needs-root $(READY)  ## build a lab, give 20,000 clients their leases, show the result, tear down
 	@mkdir -p results
 	@$(BIN)/lab test direct --name demo --json results/demo.json -- --clients $(CLIENTS) --progress
 
@@ -36,8 +38,7 @@ test: $(READY)  ## run all tests that this machine allows, and say what was left
 	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/unit
 	@$(BIN)/python -m pytest
 
-bench: $(READY)  ## measure side by side with perfdhcp and Kea; writes bench/latest.json
-	@if [ "$$(id -u)" != 0 ]; then echo "make bench builds network namespaces: sudo make bench"; exit 1; fi
+bench: needs-root $(READY)  ## measure side by side with perfdhcp and Kea; writes bench/latest.json
 	@$(BIN)/python -m bench
 
 lint: $(READY)  ## ruff and mypy
