@@ -284,3 +284,5 @@ def test_live_view(before: Any, now: dict[str, Any], rate: str) -> None:
     for said in (rate, f"{now['bound']:,} of 1,000 bound", "64 in flight, 3 failed", "p99.9"):
         assert said in shown, shown
     assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+    last_us = now["bound"]
+    assert (f"max {last_us} us" if last_us else "p50 -  p90 -  p99 -  p99.9 -  max -") in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import contextlib
 import json
 import os
 import resource
@@ -125,24 +126,26 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.lstat().st_mode) and os.listdir(tmp_path) == ["pipe"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
     """No file of this process can grow beyond 100 octets: writing more fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 @pytest.mark.parametrize("older", [None, "what was there"])
-def test_where_it_does_not_fit_nothing_changes(tmp_path: Path, full_disk: None,
-                                               older: str | None) -> None:
+def test_where_it_does_not_fit_nothing_changes(tmp_path: Path, older: str | None) -> None:
     place = tmp_path / "result.json"
     if older:
         place.write_text(older)
-    with pytest.raises(SystemRefused, match=r"cannot write .*result\.json: File too large"):
+    with pytest.raises(SystemRefused, match=r"cannot write .*result\.json: File too large"), \
+            full_disk():
         write_json(place, document())
     assert [p.read_text() for p in tmp_path.iterdir()] == ([older] if older else [])
 

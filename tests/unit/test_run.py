@@ -135,7 +135,17 @@ def test_silence_ends_with_the_timeouts() -> None:
                  discover_timeout=3)
     assert outcome.duration_s == pytest.approx(0.1, abs=0.003)
     # It slept meanwhile.
-    assert loop.waits and outcome.busy_share < 0.1
+    assert loop.waits and 0 < outcome.busy_share < 0.1
+
+
+def test_nothing_to_do_takes_no_time() -> None:
+    """Stopped before the first turn: no exchange, and no time counted from nowhere."""
+    def prepare(loop: Loop) -> None:
+        loop.network.stop()
+
+    loop, outcome = run(config(3), prepare=prepare)
+    check_counts(loop.network)
+    assert 0 <= outcome.duration_s < 0.001
 
 
 def test_duration_in_a_closed_loop() -> None:
@@ -255,15 +265,17 @@ def test_intervals_add_up() -> None:
     network = Network(config())
     counts, interval = network.test.counts, network.test.histograms[engine.INTERVAL]
     rows = Intervals()
-    for bound, latency_us in ((3, 100), (0, 0), (5, 900)):
+    for latencies_us in (range(1, 101), (), (900,) * 5):
+        bound = len(latencies_us)
         counts[engine.STARTED] += bound + 1
         counts[engine.N_BOUND] += bound
         counts[engine.FAILED] += 1
-        for _ in range(bound):
+        for latency_us in latencies_us:
             Histogram(interval).record(latency_us)
         rows.close(network.test, len(rows.rows) + 1.00049)
     assert rows.rows == [
-        {"t_s": 1.0, "started": 4, "bound": 3, "failed": 1, "dora_p50_us": 100, "dora_p99_us": 100},
+        {"t_s": 1.0, "started": 101, "bound": 100, "failed": 1, "dora_p50_us": 50,
+         "dora_p99_us": 99},
         {"t_s": 2.0, "started": 1, "bound": 0, "failed": 1, "dora_p50_us": 0, "dora_p99_us": 0},
         {"t_s": 3.0, "started": 6, "bound": 5, "failed": 1, "dora_p50_us": 900,
          "dora_p99_us": 900}]

@@ -103,7 +103,7 @@ class Twin:
     def turn(self, now_us: int, kicked_us: int, intended_us: list[int], limit: int) -> None:
         self.now_us = now_us
         for client, again in self.fresh:
-            self.arm(client, self.deadline(kicked_us))
+            self.arm(client, (kicked_us + round(self.config.timeout_s * 1e6)) // TICK_US + 1)
             if not again:
                 client.leg_us = kicked_us
             if not client.started_us:
@@ -135,13 +135,10 @@ class Twin:
             client.retransmits += 1
         self.fresh.append((client, client.tries > 0))
         client.tries += 1
-        self.arm(client, self.deadline(self.now_us))
+        client.deadline = None
         self.sent.append(Message(kind, client.row, client.exchange, client.secs,
                                  *((client.address, client.server) if asks else ())))
         return True
-
-    def deadline(self, since_us: int) -> int:
-        return (since_us + round(self.config.timeout_s * 1e6)) // TICK_US + 1
 
     def arm(self, client: Client, tick: int) -> None:
         self.armed += 1
