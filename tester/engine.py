@@ -67,12 +67,10 @@ from tester.clients import (
     xid_of,
 )
 
-_OK, _NO_TYPE, _INCOMPLETE = (int(Reason.OK), int(Reason.NO_MESSAGE_TYPE),
-                              int(Reason.INCOMPLETE))
-_NOT_DHCP = int(Reason.NOT_DHCP)
+_OK, _NO_TYPE = int(Reason.OK), int(Reason.NO_MESSAGE_TYPE)
+_INCOMPLETE, _NOT_DHCP = int(Reason.INCOMPLETE), int(Reason.NOT_DHCP)
 DISCOVER, OFFER = int(MessageType.DISCOVER), int(MessageType.OFFER)
-REQUEST = int(MessageType.REQUEST)
-ACK, NAK = int(MessageType.ACK), int(MessageType.NAK)
+REQUEST, ACK, NAK = int(MessageType.REQUEST), int(MessageType.ACK), int(MessageType.NAK)
 _KIND, _WANTED, _SERVER_ID, _LEASE = 53, 50, 54, 51
 _XID, _SECS, _YIADDR, _CHADDR = wire.XID, wire.SECS, wire.YIADDR, wire.CHADDR
 TICK_NS = 1_000_000
@@ -96,6 +94,8 @@ HISTOGRAMS = 5
  P_BASE_NS, P_PORT) = range(9)
 PLAN_SIZE = 9
 OPEN_LOOP = 0
+# What a message is: sent again, the first of its leg, the first DISCOVER of its client.
+AGAIN, LEG, FIRST = range(3)
 
 
 class Test(NamedTuple):
@@ -106,7 +106,7 @@ class Test(NamedTuple):
     at most; P_SEED; P_MAC of the first client; P_BASE_NS, when ticks began; P_PORT, ours.
     discover, request: uint8, templates from the IPv4 header to the last fixed option.
     counts: int64[COUNTS]. histograms: int64[HISTOGRAMS, SIZE]. fired: int32, rows whose
-    time is out. sent: int64, what went out in this turn: row * 2, plus 1 for a first DISCOVER.
+    time is out. sent: int64, what went out in this turn: row * 4 + AGAIN, LEG or FIRST.
     """
 
     clients: Clients
@@ -140,9 +140,9 @@ def _put(test: Test, tx: Slots, row: int, now_ns: int) -> bool:
     start = tx_start(tx)
     if start < 0:
         return False
-    mem = tx.mem
-    mac = plan[P_MAC] + row
+    mem, mac = tx.mem, plan[P_MAC] + row
     asks = clients.state[row] == REQUESTING
+    what = AGAIN if clients.tries[row] else LEG if asks or clients.epoch[row] else FIRST
     template = test.request if asks else test.discover
     ip = put_ethernet(mem, start, BROADCAST_MAC, mac, NO_TAG, NO_TAG)
     copy(mem, ip, template, 0, len(template))
@@ -150,8 +150,7 @@ def _put(test: Test, tx: Slots, row: int, now_ns: int) -> bool:
     put32(mem, bootp + _XID, xid_of(row, np.int64(clients.epoch[row]), len(clients.state),
                                     plan[P_SEED]))
     put48(mem, bootp + _CHADDR, mac)
-    first = not asks and clients.tries[row] == 0 and clients.epoch[row] == 0
-    if not asks and not first:
+    if not asks and what != FIRST:
         seconds = (now_ns - clients.started_ns[row]) // 1_000_000_000
         clients.secs[row] = min(seconds, np.int64(0xFFFF))
     # A REQUEST repeats what its DISCOVER said (RFC 2131 section 3.1).
@@ -165,25 +164,28 @@ def _put(test: Test, tx: Slots, row: int, now_ns: int) -> bool:
 
     kind = REQUEST if asks else DISCOVER
     test.counts[SENT + kind] += 1
-    if clients.tries[row] == 0:
-        test.sent[test.counts[PENDING]] = row * 2 + (1 if first else 0)
-        test.counts[PENDING] += 1
-    else:
+    if what == AGAIN:
         test.counts[RETRANSMITTED + kind] += 1
         clients.retransmits[row] += 1
     clients.tries[row] += 1
-    arm(test.wheel, row, (now_ns + plan[P_TIMEOUT_NS] - plan[P_BASE_NS]) // TICK_NS + 1)
+    test.sent[test.counts[PENDING]] = row * 4 + what
+    test.counts[PENDING] += 1
+    # Nobody is asked before the kick, so that is when waiting begins: `_stamp_sent`.
+    disarm(test.wheel, row)
     return True
 
 
 @kernel
 def _stamp_sent(test: Test, kicked_ns: int) -> None:
-    """Write the time of the last kick into the rows whose first transmissions it sent."""
+    """Write the time of the last kick into the rows whose messages it sent."""
     clients, counts = test.clients, test.counts
+    deadline_ns = kicked_ns + test.plan[P_TIMEOUT_NS] - test.plan[P_BASE_NS]
     for i in range(counts[PENDING]):
-        row = test.sent[i] >> 1
-        clients.leg_ns[row] = kicked_ns
-        if test.sent[i] & 1:
+        row, what = test.sent[i] >> 2, test.sent[i] & 3
+        arm(test.wheel, row, deadline_ns // TICK_NS + 1)
+        if what != AGAIN:
+            clients.leg_ns[row] = kicked_ns
+        if what == FIRST:
             clients.started_ns[row] = kicked_ns
             if counts[FIRST_NS] == 0:
                 counts[FIRST_NS] = kicked_ns
@@ -297,11 +299,10 @@ def _read(test: Test, rx: Slots, base: int, offset_ns: int, trusted_from_ns: int
         if mem[bootp] != 2:
             return nothing
         reason = find_options(mem, bootp, bootp_end, test.options)
-    kind = np.int64(0)
-    if reason == _OK and test.options.length[_KIND] == 1:
-        kind = option_byte(mem, test.options, _KIND, 0)
-    options = test.options
+    options, kind = test.options, np.int64(0)
     if reason == _OK:
+        if options.length[_KIND] == 1:
+            kind = option_byte(mem, options, _KIND, 0)
         if kind not in (OFFER, ACK, NAK):
             reason = _NO_TYPE
         elif kind != NAK and (be32(mem, bootp + _YIADDR) == 0 or options.length[_SERVER_ID] != 4):

@@ -201,6 +201,8 @@ def live_view(before: dict[str, Any] | None, now: dict[str, Any]) -> RenderableT
     facts.add_row("now", f"{rate:,.0f} DORA/s",
                   f"{now['in_flight']:,} in flight, {now['failed']:,} failed")
     latency = now["latency_us"]
-    facts.add_row("latency", "  ".join(f"{p.replace('_', '.')} {duration_text(latency[p])}"
-                                       for p in _PERCENTILES), "")
-    return Panel(facts, title=f"dhcp-tester  {now['elapsed_s']:.1f} s", title_align="left")
+    times = "  ".join(
+        f"{p.replace('_', '.')} {duration_text(latency[p]) if latency['count'] else '-'}"
+        for p in _PERCENTILES)
+    return Panel(Group(facts, Text(f"latency  {times}")), title_align="left",
+                 title=f"dhcp-tester  {now['elapsed_s']:.1f} s")

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from fastpath.cli import DURATION, Command, Group, parse_duration_s, run
 from fastpath.errors import Malformed, NetlabError, SystemRefused, UserError
 from tester import cli as tester_cli
+from tester.plan import ClosedLoop, ConstantRate
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "-interface=no-such-if"
@@ -333,3 +334,51 @@ def test_precedence_of_flag_environment_and_default() -> None:
     assert runner.invoke(command, [], env=env).exit_code == 0
     assert runner.invoke(command, ["-timeout=8s", "-n", "12"], env=env).exit_code == 0
     assert found == [(5.0, 64, None), (7.0, 9, 11), (8.0, 9, 12)]
+
+
+USUAL: dict[str, Any] = {
+    "interface": "veth0", "clients": 1000, "plan": ClosedLoop(64), "duration_s": None,
+    "timeout_s": 5.0, "discover_tries": 1, "request_tries": 1, "mac_base": b"\2\0\0\0\0\0",
+    "broadcast_flag": False, "server_port": 67, "ring_slots": 4096}
+QUIET = {"progress": False, "live": False, "json_file": None, "clients_csv": None}
+
+
+@pytest.mark.parametrize(("line", "config", "more"), [
+    ("", {}, {}),
+    ("-n 7 -c 3 -timeout 1h", {"clients": 7, "plan": ClosedLoop(3), "timeout_s": 3600.0}, {}),
+    ("-rate 100 -duration 2s",
+     {"clients": 200, "plan": ConstantRate(100.0), "duration_s": 2.0}, {}),
+    ("-duration 1m", {"clients": 1_000_000, "duration_s": 60.0}, {}),
+    # A retry is one transmission more; without --retry there is none, whatever its limit.
+    ("-retry", {"discover_tries": 4, "request_tries": 4}, {}),
+    ("-retry=true -max-discover-retries 0 -max-request-retries=7",
+     {"discover_tries": 1, "request_tries": 8}, {}),
+    ("-max-discover-retries 9", {}, {}),
+    ("-mac-base aa-00-00-00-00-05 -broadcast-flag -port 1067 -ring-slots 64",
+     {"mac_base": b"\xaa\0\0\0\0\5", "broadcast_flag": True, "server_port": 1067,
+      "ring_slots": 64}, {}),
+    ("-progress -live -json r.json -clients-csv c.csv", {},
+     {"progress": True, "live": True, "json_file": Path("r.json"), "clients_csv": Path("c.csv")})])
+def test_what_the_options_come_to(line: str, config: dict[str, Any], more: dict[str, Any],
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def run_test(config: Any, **others: Any) -> int:
+        taken.append(({name: getattr(config, name) for name in USUAL}, others))
+        return 4
+
+    monkeypatch.setattr("tester.app.run_test", run_test)
+    monkeypatch.setattr(sys, "argv", ["dhcp-tester", "-interface=veth0", *line.split()])
+    with pytest.raises(SystemExit) as left:
+        tester_cli.main()
+    assert left.value.code == 4
+    assert taken == [(USUAL | config, QUIET | more)]
+
+
+def test_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As given, or another one each time."""
+    seeds: list[int] = []
+    monkeypatch.setattr("tester.app.run_test", lambda config, **_: seeds.append(config.seed))
+    for given in (["-seed=0"], ["-seed=4294967295"], [], []):
+        tester_cli.main_command.main([*given, "-i", "x"], standalone_mode=False)
+    assert seeds[:2] == [0, 0xFFFFFFFF] and seeds[2] != seeds[3]

@@ -2,12 +2,13 @@
 
 The ring answers within the kick, as the fastest server there is; its frames carry stamps of
 the wall clock as the kernel's do. Time is made up too, but for the first test: each look at the
-clock takes 20 us, and sleeping takes what it is told, so that a busy machine changes nothing.
+clock takes LOOK_NS, and sleeping takes what it is told, so that a busy machine changes nothing.
 """
 
 from __future__ import annotations
 
 import re
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from fastpath.panel import Panel
 from fastpath.process import Stop
 from fastpath.ring import Ring
 from tester import engine
+from tester.report import live_view
 from tester.run import Intervals, Outcome, Runner, touch
 from tests.simulated import (
     START_NS,
@@ -37,7 +39,7 @@ from tests.simulated import (
 )
 
 TURNS_MAX = 100_000
-LOOK_NS = 20_000
+LOOK_NS = 20_000 if hasattr(engine.turn, "py_func") else 60_000
 
 
 class MadeUp(Clock):
@@ -63,7 +65,7 @@ class Loop:
         self.rx, self.tx = network.rx, network.tx
         self.stop = Stop()
         self.seen = 0
-        self.kicks = self.waits = 0
+        self.kicks = self.waits = self.woken = 0
         self.on_kick: Callable[[], None] = lambda: None
 
     def put(self, octets: bytes) -> None:
@@ -83,7 +85,9 @@ class Loop:
         assert timeout_s > 0 and also == self.stop.fd
         self.waits += 1
         assert self.waits < TURNS_MAX, "the run does not end"
-        if isinstance(self.clock, MadeUp):
+        if select.select([also], [], [], 0)[0]:
+            self.woken += 1
+        elif isinstance(self.clock, MadeUp):
             self.clock.at_ns += int(timeout_s * 1e9)
         else:
             time.sleep(timeout_s)
@@ -99,8 +103,8 @@ def silent(sent: Sent) -> str:
 
 def run(settings: Any, answers: Callable[[Sent], str] = willing, *, progress: bool = False,
         prepare: Callable[[Loop], None] = lambda loop: None, clock: Clock | None = None,
-        ) -> tuple[Loop, Outcome]:
-    """Run a test to its end."""
+        shown: list[dict[str, Any]] | None = None) -> tuple[Loop, Outcome]:
+    """Run a test to its end. shown: takes what a panel would be given to show."""
     clock = clock or MadeUp()
     loop = Loop(Network(settings, rx_slots=1024, tx_slots=1024), answers, clock)
     now = clock.now_ns()
@@ -109,6 +113,9 @@ def run(settings: Any, answers: Callable[[Sent], str] = willing, *, progress: bo
     with (loop.stop as stop, Panel(lambda before, now: "", False) as panel,
           pytest.MonkeyPatch.context() as patch):
         patch.setattr("tester.run.Clock", lambda: clock)
+        if shown is not None:
+            patch.setattr(panel, "due", lambda: True)
+            patch.setattr(panel, "show", shown.append)
         prepare(loop)
         outcome = Runner(settings, loop.network.test, cast(Ring, loop), stop, progress=progress,
                          panel=panel).run()
@@ -221,6 +228,8 @@ def test_asked_to_stop_it_finishes_what_it_began() -> None:
     # The three that nobody answered were waited for.
     assert counts[engine.FAILED] == counts[engine.DISCOVER_TIMEOUT] == 3
     assert outcome.duration_s == pytest.approx(0.5, abs=0.002)
+    # Once it has listened, it sleeps again: it looks at requests every tenth of a second.
+    assert loop.woken * LOOK_NS < 0.1e9
 
 
 def test_asked_twice_it_waits_for_nobody() -> None:
@@ -297,6 +306,28 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert out == ""
     assert re.fullmatch(r"dhcp-tester: +\d+\.\d s  5 of 5 bound \(100\.0 %\), 0 failed, "
                         r"[\d,]+ DORA/s\n", err)
+
+
+def test_progress_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    run(config(26, rate_per_s=9.3, timeout_s=5.0), progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [" ".join(line.split()[1:8]) for line in lines] == [
+        "1.0 s 10 of 26 bound (38.5", "2.0 s 19 of 26 bound (73.1", "2.7 s 26 of 26 bound (100.0"]
+    assert [line.split()[-2] for line in lines] == ["10", "9", "10"]
+
+
+def test_snapshots_for_the_panel() -> None:
+    """Ten times a second at most, each a state of the test that its view can show."""
+    shown: list[dict[str, Any]] = []
+    run(config(26, rate_per_s=9.3, timeout_s=5.0), shown=shown)
+    assert [s["elapsed_s"] for s in shown] == pytest.approx([i / 10 for i in range(27)], abs=0.01)
+    for snapshot in shown:
+        assert (snapshot["planned"], snapshot["failed"]) == (26, 0)
+        assert snapshot["started"] == snapshot["bound"] + snapshot["in_flight"]
+        assert snapshot["latency_us"]["count"] == snapshot["bound"]
+        assert len(snapshot["intervals"]) == int(snapshot["elapsed_s"] + 1e-3)
+        live_view(None, snapshot)
+    assert shown[-1]["bound"] == 25
 
 
 def test_touch_leaves_no_trace() -> None:
