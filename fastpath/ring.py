@@ -35,6 +35,8 @@ _TX_FRAME = 32
 # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
 _VIRTIO_HEADER = 10
 _BLOCK = 1 << 16
+# TP_STATUS_SEND_REQUEST, TP_STATUS_WRONG_FORMAT.
+_TX_LEFT = 1 | 4
 _RETRY_S = 0.0002
 # Errors of a kick that mean "congested, the frame stays in its slot": try again later.
 _CONGESTED = {errno.ENOBUFS, errno.EAGAIN}
@@ -157,6 +159,11 @@ class Ring:
         # PACKET_STATISTICS resets itself when read.
         self.rx_dropped += struct.unpack("=II", raw)[1]
         return self.rx_dropped
+
+    def unsent(self) -> int:
+        """Frames that still stand in the transmit ring because the kernel would not take them."""
+        status = self.tx.words[::SLOT_SIZE // 4]
+        return int(np.count_nonzero((status & _TX_LEFT) != 0))
 
     def _lost(self, error: OSError) -> SystemRefused:
         name = self.interface.name

@@ -44,7 +44,7 @@ def run_test(config: TestConfig, *, progress: bool, live: bool, json_file: Path 
             runner = Runner(config, test, ring, stop, progress=progress, panel=panel)
             outcome = runner.run()
         after = ring.statistics(), _interface_drops(config.interface), softnet_dropped()
-        losses = {"rx_ring": after[0] - before[0], "tx_ring": 0,
+        losses = {"rx_ring": after[0] - before[0], "tx_ring": ring.unsent(),
                   "interface": _difference(before[1], after[1]),
                   "softnet": _difference(before[2], after[2]), "server_socket": None}
     document = collect(config, test, outcome, started_at, losses)

@@ -156,6 +156,15 @@ def test_a_full_ring_counts_what_it_lost(net: Net) -> None:
         assert receiver.statistics() == 36  # reading it again loses nothing
 
 
+def test_what_was_not_sent_is_counted(net: Net) -> None:
+    with ring_in(net.client) as sender:
+        for _ in range(5):
+            put(sender, request())
+        assert sender.unsent() == 5
+        sender.kick()
+        assert sender.unsent() == 0
+
+
 def test_no_such_interface(net: Net) -> None:
     with pytest.raises(SystemRefused, match="no interface 'eth7'") as refused, \
             entered(net.client):
