@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ours import POOL, OurServer, OurTester, program, run_tester
+from tests.ours import POOL, START_S, OurServer, OurTester, program, run_tester
 from tests.peers.net import INTERFACE, Net, two_namespaces, wait_until
 
 pytestmark = pytest.mark.root
@@ -40,7 +40,8 @@ def test_ctrl_c_ends_starting_waits_and_reports() -> None:
             test = OurTester(net.client, ("--rate", "50", "--duration", "60s",
                                           "--timeout", "500ms"))
             test.__enter__()
-            time.sleep(2)
+            # First use compiles: the load begins when the first frames are on the wire.
+            wait_until("the load", lambda: _sent(net) >= 50, START_S)
         test.process.send_signal(signal.SIGINT)
         began = time.monotonic()
         done = test.finish(10)
@@ -57,8 +58,9 @@ def test_ctrl_c_ends_starting_waits_and_reports() -> None:
 
 
 def test_a_second_ctrl_c_ends_at_once(net: Net) -> None:
+    before = _sent(net)
     with OurTester(net.client, ("--clients", "10", "--timeout", "30s")) as test:
-        wait_until("the tester to be running", lambda: _sent(net) > 0, 60)
+        wait_until("the tester to be running", lambda: _sent(net) > before, START_S)
         for _ in range(2):
             test.process.send_signal(signal.SIGINT)
             time.sleep(0.3)
@@ -72,9 +74,9 @@ def _sent(net: Net) -> int:
 
 
 def test_a_killed_tester_leaves_nothing(net: Net) -> None:
+    before = _sent(net)
     with OurTester(net.client, ("--clients", "10", "--timeout", "30s", "--live")) as test:
-        before = _sent(net)
-        wait_until("the tester to be running", lambda: _sent(net) > before, 60)
+        wait_until("the tester to be running", lambda: _sent(net) > before, START_S)
         test.process.kill()
         test.process.wait()
     wait_until("its panel to end", lambda: not net.client.pids())
