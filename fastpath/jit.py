@@ -121,7 +121,7 @@ def _forget_old(package: str) -> None:
 
 # Our kernels allocate nothing, so reference counts of arrays need no care (_nrt), and tables
 # are tuples of arrays, which only inlining spares from being copied at each call: together
-# a factor of eight on the server's decision.
+# a factor of about seven on a server's answer.
 _HOW = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False, "forceinline": True,
         "no_cfunc_wrapper": True}
 

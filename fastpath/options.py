@@ -5,7 +5,8 @@ The one thing to know: names here are those of the RFC's field, singular and in 
 or private) are plain octets under the name `option-N`, so nothing is out of reach.
 
 Source: IANA, "BOOTP Vendor Extensions and DHCP Options" and "DHCP Relay Agent Sub-Option
-Codes", as of 2026-02; lengths from the RFC of each row.
+Codes", by way of copies dated 2026-02 and 2026-05. The RFC of a row is where to check its
+length limits; not all of them have been held against its text.
 """
 
 from __future__ import annotations
