@@ -153,6 +153,14 @@ class Ring:
             if code:
                 raise self._lost(OSError(code, os.strerror(code)))
 
+    def pull(self) -> int:
+        """Nothing to do: the kernel fills the slots of a ring by itself."""
+        return 0
+
+    def fileno(self) -> int:
+        """The descriptor that is readable while frames wait."""
+        return self._receiver.fileno()
+
     def statistics(self) -> int:
         """Frames that the receive ring had no room for since it was opened."""
         raw = self._receiver.getsockopt(_SOL_PACKET, _STATISTICS, 8)

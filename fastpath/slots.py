@@ -131,3 +131,14 @@ def tx_commit(tx: Slots, length: int) -> None:
     g[G_HEAD] += 1
     if g[G_HEAD] == g[G_COUNT]:
         g[G_HEAD] = 0
+
+
+@kernel
+def tx_revoke(tx: Slots, count: int) -> None:
+    """Take back the last `count` frames committed, none of which the kernel was told of yet."""
+    g = tx.geometry
+    for _ in range(count):
+        g[G_HEAD] -= 1
+        if g[G_HEAD] < 0:
+            g[G_HEAD] = g[G_COUNT] - 1
+        tx.words[(g[G_HEAD] * g[G_SIZE]) >> 2] = TX_AVAILABLE
