@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fastpath.process import keep_only
+
 Snapshot = dict[str, Any]
 View = Callable[[Snapshot | None, Snapshot], Any]
 
@@ -52,7 +54,8 @@ class Panel:
             # The program decides when to end; the child only follows.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            os.close(self._pipe)
+            # Not a lock, a socket or the end of another's pipe may live on in here.
+            keep_only(0, 1, 2, read)
             _draw(read, view)
             sys.stdout.flush()
             code = 0

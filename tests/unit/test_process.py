@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastpath.process import Stop, notify
+from fastpath.process import Signals, Stop, Watchdog, notify, notify_reloading
 
 
 def readable(fd: int, timeout_s: float = 0.0) -> bool:
@@ -102,3 +103,97 @@ def test_nobody_listens(place: str | None, monkeypatch: pytest.MonkeyPatch) -> N
     descriptors = len(os.listdir("/proc/self/fd"))
     notify("READY=1")
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_stop_takes_a_flood_of_requests() -> None:
+    """More than the pipe holds: counted all the same, and heard at once."""
+    with Stop() as stop:
+        for _ in range(70_000):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.asked == 70_000 and readable(stop.fd)
+        stop.heard()
+        assert not readable(stop.fd)
+
+
+def test_signals_are_counted_apart() -> None:
+    with Signals() as asked:
+        for number, expected in ((signal.SIGHUP, (0, 1, 0)), (signal.SIGUSR1, (0, 1, 1)),
+                                 (signal.SIGHUP, (0, 2, 1)), (signal.SIGTERM, (1, 2, 1)),
+                                 (signal.SIGINT, (2, 2, 1))):
+            signal.raise_signal(number)
+            assert (asked.asked, asked.reload, asked.dump) == expected
+            assert readable(asked.fd)
+            asked.heard()
+            assert not readable(asked.fd)
+
+
+def test_signals_put_back_what_was_there() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    woken = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(woken)
+    with Signals() as outer, Signals() as inner:
+        signal.raise_signal(signal.SIGHUP)
+        assert (outer.reload, inner.reload) == (0, 1)
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.set_wakeup_fd(woken) == woken
+
+
+def test_notify_reloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sd_notify(3): RELOADING=1 with the time of CLOCK_MONOTONIC in microseconds."""
+    sock, place = listener(tmp_path, "path")
+    with sock:
+        monkeypatch.setenv("NOTIFY_SOCKET", place)
+        before = time.monotonic_ns() // 1000
+        notify_reloading()
+        first, second = sock.recv(200).decode().split("\n")
+    assert first == "RELOADING=1"
+    name, _, value = second.partition("=")
+    assert name == "MONOTONIC_USEC" and before <= int(value) <= time.monotonic_ns() // 1000
+
+
+def test_notify_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that does not read: its queue fills, and we go on."""
+    sock, place = listener(tmp_path, "path")
+    with sock:
+        monkeypatch.setenv("NOTIFY_SOCKET", place)
+        began = time.monotonic()
+        for _ in range(2000):
+            notify("WATCHDOG=1", 0.0)
+        notify("READY=1", 0.05)
+        assert time.monotonic() - began < 10
+
+
+def test_watchdog_at_half_the_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sock, place = listener(tmp_path, "abstract")
+    with sock:
+        sock.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", place)
+        monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+        watchdog = Watchdog()
+        assert watchdog.period_s == 1.5
+        sent = []
+        for tenth in range(50):
+            watchdog.tick(100 + tenth / 10)
+            with contextlib.suppress(BlockingIOError):
+                sent.append((tenth, sock.recv(100)))
+    assert sent == [(tenth, b"WATCHDOG=1") for tenth in (0, 15, 30, 45)]
+
+
+@pytest.mark.parametrize(("period", "pid"), [
+    (None, None), ("", None), ("0", None), ("-5", None), ("abc", None), ("1.5", None),
+    ("²", None), ("3000000", "1"), ("3000000", "x")])
+def test_no_watchdog(period: str | None, pid: str | None, tmp_path: Path,
+                     monkeypatch: pytest.MonkeyPatch) -> None:
+    sock, place = listener(tmp_path, "abstract")
+    with sock:
+        sock.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", place)
+        for name, value in (("WATCHDOG_USEC", period), ("WATCHDOG_PID", pid)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        Watchdog().tick(1.0)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
