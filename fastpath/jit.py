@@ -136,25 +136,30 @@ def kernel(function: F) -> F:
     """
     global _kernels
     _kernels += 1
-    numba.config.CACHE_DIR = str(cache_dir(function.__module__.split(".")[0]))
+    place = cache_dir(function.__module__.split(".")[0])
+    numba.config.CACHE_DIR = str(place)
     compiled = numba.njit(function, **_HOW)
     if not numba.config.DISABLE_JIT:
-        _once_for_all_constants(compiled)
+        # numba does not see the difference between the two forms in its cache.
+        numba.config.CACHE_DIR = str(place / "within")
+        _call_within(compiled, numba.njit(function, **_HOW, no_cpython_wrapper=True))
     return compiled  # type: ignore[no-any-return]
 
 
-def _once_for_all_constants(compiled: Any) -> None:
-    """Compile a kernel once per type: numba would do so for each constant it is called with.
+def _call_within(compiled: Any, inner: Any) -> None:
+    """Let other kernels call `inner`, which lacks what only calls from Python need.
 
-    Inlining brings the constants in anyway; without this, first use takes half as long again.
+    Most of the time of compiling would go into that. Each is also compiled once per type here:
+    numba would do so for each constant it is called with; inlining brings those in anyway.
     """
-    template = compiled.get_call_template
+    template = inner.get_call_template
 
     def get_call_template(args: Any, keywords: Any) -> Any:
         return template([unliteral(arg) for arg in args],
                         {name: unliteral(arg) for name, arg in keywords.items()})
 
     compiled.get_call_template = get_call_template
+    compiled.get_overload = inner.get_overload
 
 
 def fence() -> None:
