@@ -2,117 +2,225 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastpath.files import check_writable, write_json
 from fastpath.jit import warm_up
+from fastpath.log import Log
+from fastpath.metrics import MetricsServer, parse_listen
 from fastpath.panel import Panel
-from fastpath.process import Stop, hold_port, notify
-from fastpath.ring import Ring
-from fastpath.slots import make_slots
-from server.config import ServerConfig, Subnet, resolve
+from fastpath.privileges import check_user
+from fastpath.process import Signals, Watchdog, notify, notify_reloading
+from server.arrays import CAUSED, MOST_BATCH, PEN_USED, Tables
+from server.config import resolve
 from server.decide import C_NO_FREE
-from server.engine import CAUSED, Tables, serve
+from server.engine import serve
+from server.metrics import render
+from server.model import Config
+from server.ports import Port, make_ports, open_rings, ring_counts, wait_for
+from server.reload import Reload
 from server.stats import event_lines, snapshot
+from server.store import Store
 from server.tables import make_tables
-from server.view import live_view, summary_line
+from server.view import live_view, serving_line, summary_line
+from server.warm import touch
 
 BATCH = 64
-# Looked at between batches: logs, the live panel, expiry of an idle server.
+# Looked at between batches: logs, the live panel, the lease file.
 TICK_S = 0.2
 # A sleeping processor takes longer to wake than an answer takes: look again before sleeping.
 SPIN_S = 30e-6
 VERBOSE_LINES = 50
+_EVENT_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a server runs, apart from what it answers.
+
+    metrics: [ADDRESS:]PORT, or empty. user: whom to become, or empty.
+    """
+
+    verbose: bool = False
+    live: bool = False
+    stats_file: Path | None = None
+    lease_file: Path | None = None
+    durability: str = "batch"
+    metrics: str = ""
+    user: str = ""
+    log_level: str = "info"
+    log_format: str = "text"
 
 
 class Server:
-    """One `dhcp-server`: `run` serves until asked to stop."""
+    """One `dhcp-server`: `run` serves until asked to stop.
 
-    def __init__(self, config: ServerConfig, *, verbose: bool, live: bool,
-                 stats_file: Path | None) -> None:
+    reread: makes the configuration anew, for SIGHUP; raises UserError.
+    """
+
+    def __init__(self, config: Config, ways: Ways, reread: Callable[[], Config]) -> None:
         self._config = config
-        self._verbose = verbose
-        self._live = live
-        self._stats_file = stats_file
-        self._exhausted = 0
-        self._said_at = -1
-        self._events_seen = 0
+        self._ways = ways
+        self._reread = reread
+        self.log = Log("dhcp-server", ways.log_level, ways.log_format)
+        # Every message is said with --verbose, or at level debug.
+        self._events = _EVENT_ROWS if ways.verbose or self.log.wants("debug") else 0
+        self._exhausted = self._events_seen = 0
+        self._reload: Reload | None = None
+        self._reloads = self._reloads_done = self._dumps_done = 0
+        # Durability comes with each batch: larger ones share a sync.
+        self._batch = MOST_BATCH if ways.durability == "strict" and ways.lease_file else BATCH
+        self._wall_s = time.time() - time.monotonic()
         self._began_s = time.monotonic()
 
     def run(self) -> int:
         """Serve until SIGINT or SIGTERM; returns the exit code."""
-        config = self._config
-        if self._stats_file:
-            check_writable(self._stats_file)
-        ports = (config.port,)
-        with Stop() as stop, Ring(config.interface, ports, slots=config.ring_slots) as ring:
-            subnet = resolve(config, ring.interface)
-            with hold_port(config.port, config.interface):
-                tables = make_tables(subnet, 4096 if self._verbose else 0)
-                warm_up("server", lambda: _touch(tables))
-                self._announce(subnet, tables)
-                with Panel(live_view, self._live) as panel:
-                    self._loop(ring, tables, stop, panel)
-            self._finish(tables, ring)
+        ways = self._ways
+        user = check_user(ways.user) if ways.user else None
+        if ways.stats_file:
+            check_writable(ways.stats_file)
+        metrics = MetricsServer(*parse_listen(ways.metrics), render) if ways.metrics else None
+        store = Store(ways.lease_file, ways.durability, self.log)
+        try:
+            with Signals() as signals, open_rings(self._config) as rings:
+                self._interfaces = [ring.interface for ring in rings]
+                self._resolved = resolve(self._config, self._interfaces)
+                if metrics:
+                    metrics.start(user)
+                tables = make_tables(self._resolved, self._events, self._unix_s())
+                self._ports = make_ports(rings, self._resolved, tables)
+                warm_up("server", lambda: touch(self._ports[0]))
+                if user:
+                    store.become(user)
+                store.recover(tables, self._unix_s())
+                self._store, self._metrics = store, metrics
+                self._announce(tables)
+                with Panel(live_view, ways.live) as panel:
+                    self._loop(signals, panel)
+                self._finish()
+        finally:
+            store.close()
+            if metrics:
+                metrics.close()
         return 0
 
-    def _announce(self, subnet: Subnet, tables: Tables) -> None:
-        free = subnet.addresses - len(subnet.excluded())
-        print(f"dhcp-server: serving {subnet.start} to {subnet.end} ({free:,} addresses of "
-              f"{subnet.network}) on {subnet.config.interface} as {subnet.server}, "
-              f"port {subnet.config.port}", flush=True)
+    @property
+    def _tables(self) -> Tables:
+        """What all ports have in common."""
+        return self._ports[0].tables
+
+    def _unix_s(self) -> int:
+        # Set once: a clock that is put right meanwhile must not end leases.
+        return int(self._wall_s + time.monotonic())
+
+    def _announce(self, tables: Tables) -> None:
+        self.log.info(serving_line(self._resolved, tables), event="serving")
+        if self._metrics:
+            self.log.info(f"metrics at {self._metrics.url}", event="metrics")
         notify("READY=1")
 
-    def _loop(self, ring: Ring, tables: Tables, stop: Stop, panel: Panel) -> None:
-        next_tick = idle_since = time.monotonic()
-        self._began_s = next_tick
-        while not stop.asked:
+    def _loop(self, signals: Signals, panel: Panel) -> None:
+        watchdog = Watchdog()
+        now = next_tick = idle_since = self._began_s = time.monotonic()
+        while not signals.asked:
             now = time.monotonic()
-            read, sent = serve(ring.rx, ring.tx, tables, int(now - self._began_s), BATCH)
-            if sent:
-                ring.kick()
+            now_us = int((now - self._began_s) * 1e6)
+            now_s = int(self._wall_s + now)
+            read = 0
+            for port in self._ports:
+                read += self._turn(port, now_s, now_us)
+            if self._reload is not None:
+                self._go_on_reloading(now_s)
+                idle_since = now
             if read:
                 idle_since = now
             elif now - idle_since > SPIN_S:
-                ring.wait(min(TICK_S, max(0.0, next_tick - now)), stop.fd)
+                wait_for(self._ports, min(TICK_S, max(0.0, next_tick - now)), now_us, signals.fd)
             if now >= next_tick:
                 next_tick = now + TICK_S
-                self._each_tick(tables, ring, now, panel)
+                watchdog.tick(now)
+                self._each_tick(now_s, panel)
+                signals.heard()
+                self._obey(signals, now_s)
 
-    def _each_tick(self, tables: Tables, ring: Ring, now: float, panel: Panel) -> None:
+    def _turn(self, port: Port, now_s: int, now_us: int) -> int:
+        """Serve one batch of one port; returns how many frames were read."""
+        ring = port.ring
+        ring.pull()
+        read, sent = serve(ring.rx, ring.tx, port.tables, port.link, now_s, now_us, port.done_ns,
+                           self._batch)
+        if port.tables.pen.state[PEN_USED]:
+            sent = self._store.write(port, sent)
+        if sent:
+            ring.kick()
+            port.done_ns = time.time_ns()
+        return int(read)
+
+    def _obey(self, signals: Signals, now_s: int) -> None:
+        """Do what SIGUSR1 and SIGHUP ask for."""
+        if signals.dump != self._dumps_done:
+            self._dumps_done = signals.dump
+            final = self._snapshot()
+            self.log.info(summary_line(final, "statistics"), event="statistics", statistics=final)
+            if self._ways.stats_file:
+                write_json(self._ways.stats_file, final)
+        if signals.reload != self._reloads and self._reload is None:
+            self._reloads = signals.reload
+            notify_reloading()
+            self._reload = Reload(self._reread, self._resolved, self._tables, self._interfaces,
+                                  now_s, self.log)
+
+    def _go_on_reloading(self, now_s: int) -> None:
+        reload = self._reload
+        if reload is None or not reload.step(now_s):
+            return
+        self._reload = None
+        if reload.failed or reload.tables is None or reload.resolved is None:
+            self.log.error(f"configuration not changed: {reload.failed}", event="reload_failed")
+        else:
+            self._store.succeed(reload.tables, self._tables)
+            rings = [port.ring for port in self._ports]
+            self._ports = make_ports(rings, reload.resolved, reload.tables, self._ports)
+            self._resolved = reload.resolved
+            self._reloads_done += 1
+            self.log.info(f"configuration changed: {serving_line(self._resolved, self._tables)}",
+                          event="reloaded")
+        notify("READY=1")
+
+    def _each_tick(self, now_s: int, panel: Panel) -> None:
+        tables = self._tables
+        self._store.tick(tables, now_s)
         exhausted = int(tables.counts[CAUSED + C_NO_FREE])
-        second = int(now)
-        if exhausted > self._exhausted and second != self._said_at:
-            print(f"dhcp-server: the pool is used up: {exhausted - self._exhausted:,} DISCOVER "
-                  f"without an offer ({exhausted:,} in all)", file=sys.stderr, flush=True)
-            self._exhausted, self._said_at = exhausted, second
-        if self._verbose:
+        if exhausted > self._exhausted:
+            self.log.limited("exhausted", "warning", "the pool is used up: "
+                             f"{exhausted - self._exhausted:,} DISCOVER without an offer "
+                             f"({exhausted:,} in all)", event="pool_exhausted", total=exhausted)
+            self._exhausted = exhausted
+        if self._events:
             lines, self._events_seen = event_lines(tables, self._events_seen, VERBOSE_LINES)
-            if lines:
-                print("\n".join(lines), flush=True)
+            for line in lines:
+                self.log.info(line, event="exchange")
+        self.log.flush()
         if panel.due():
-            panel.show(self._snapshot(tables, ring))
+            panel.show(self._snapshot())
+        if self._metrics and self._metrics.due():
+            self._metrics.show(self._snapshot())
 
-    def _snapshot(self, tables: Tables, ring: Ring) -> dict[str, Any]:
-        usage = snapshot(tables, ring.statistics())
-        usage["uptime_s"] = round(time.monotonic() - self._began_s, 3)
-        usage["tx_congested"] = ring.tx_congested
-        return usage
+    def _snapshot(self) -> dict[str, Any]:
+        return {**snapshot(self._tables, self._resolved), **ring_counts(self._ports),
+                "uptime_s": round(time.monotonic() - self._began_s, 3),
+                "started_at": round(self._wall_s + self._began_s),
+                "reloads": self._reloads_done, "lease_file": self._store.counts(),
+                "log_lines_dropped": self.log.dropped + self.log.over}
 
-    def _finish(self, tables: Tables, ring: Ring) -> None:
+    def _finish(self) -> None:
         notify("STOPPING=1")
-        final = self._snapshot(tables, ring)
-        print(summary_line(final), flush=True)
-        if self._stats_file:
-            write_json(self._stats_file, final)
-
-
-def _touch(tables: Tables) -> None:
-    """Call the kernel on empty slots, so that it is compiled before the first packet."""
-    empty = make_slots(np.zeros(4096, np.uint8), 2048, 0)
-    serve(empty, empty, tables, 0, 1)
+        final = self._snapshot()
+        self.log.flush(final=True)
+        self.log.info(summary_line(final), event="ended", statistics=final)
+        if self._ways.stats_file:
+            write_json(self._ways.stats_file, final)

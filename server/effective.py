@@ -32,12 +32,12 @@ Written = dict[str, Any]
 _CLASS_KEYS = {code: name.replace("-", "_") for name, code in CLASS_OPTIONS.items()}
 
 
-def effective(config: Config) -> str:
-    """The YAML text of a configuration."""
+def effective(config: Config, more: Mapping[str, object] | None = None) -> str:
+    """The YAML text of a configuration. more: further keys, for how the server runs."""
     import yaml
 
-    return yaml.safe_dump({"server": _server(config)}, sort_keys=False, allow_unicode=True,
-                          width=100)
+    server = {**_server(config), **_said(dict(more or {}))}
+    return yaml.safe_dump({"server": server}, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _server(config: Config) -> Written:

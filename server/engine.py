@@ -1,31 +1,18 @@
 """A batch of frames through the server: read, decide, reply, slot by slot.
 
-The one entry is `serve`; Python calls it once a batch and then kicks the ring.
+The one entry is `serve`; Python calls it once a batch, stores what the batch has changed in the
+lease file, and then kicks the ring.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastpath import wire
 from fastpath.build import NO_TAG, be48
-from fastpath.frame import (
-    Memory,
-    Options,
-    be16,
-    be32,
-    check_bootp,
-    check_frame,
-    copy_option,
-    find_options,
-    option32,
-    option_byte,
-)
+from fastpath.frame import Memory, Options, be32, copy, option_byte
 from fastpath.jit import kernel
-from fastpath.siphash import Words, siphash
 from fastpath.slots import (
     Slots,
     rx_bounds,
@@ -33,131 +20,69 @@ from fastpath.slots import (
     rx_outer_tag,
     rx_peek,
     rx_release,
+    rx_stamp_ns,
     tx_commit,
     tx_start,
 )
-from fastpath.wheel import Wheel
 from fastpath.wire import Reason
+from server.arrays import (
+    CAUSED,
+    E_ADDRESS,
+    E_ANSWER,
+    E_CAUSE,
+    E_HARDWARE,
+    E_KIND,
+    ELSEWHERE,
+    EXPIRED,
+    OUTCOMES,
+    PEN_RECORDS,
+    PEN_USED,
+    RECEIVED,
+    REFUSED,
+    TYPES,
+    Pen,
+    Tables,
+)
 from server.decide import (
-    ABSENT,
+    ACK,
+    C_FAULT,
+    C_MAX_CONCURRENT,
+    C_NO_SUBNET,
+    C_OK,
     C_TOO_LARGE,
-    CAUSES,
-    P_FIRST,
-    P_NETMASK,
-    P_SERVER,
+    NAK,
+    OFFER,
+    P_JOURNAL,
     SILENT,
-    Asked,
     decide,
 )
-from server.leases import (
-    BY_CHADDR,
-    BY_CLIENT_ID,
-    BY_LONG_CLIENT_ID,
-    IDENTITY_ROOM,
-    NONE,
-    Leases,
-    expire,
+from server.incoming import blocked, crowded, judge, locate, read, server_identifier
+from server.leases import BOUND, DECLINED, FOREVER_S, FREE, NONE, expire
+from server.outgoing import count_sent, hand_over, observe, send_due
+from server.places import address_of, find_subnet
+from server.record import (
+    FOREVER,
+    MOST_RECORD,
+    R_ADDRESS,
+    R_CHADDR,
+    R_ENDS,
+    R_HLEN,
+    R_HTYPE,
+    R_ID,
+    R_ID_LENGTH,
+    R_LEASE,
+    R_PREFIX,
+    R_STATE,
+    R_WRITTEN,
+    put_le,
+    record_size,
 )
-from server.reply import N_SERVER_PORT, Reply, Request, put_reply
+from server.reply import Link, Request, Verdict, put_reply
 
-_OK, _NO_TYPE = int(Reason.OK), int(Reason.NO_MESSAGE_TYPE)
-_GIADDR, _CIADDR, _CHADDR = wire.GIADDR, wire.CIADDR, wire.CHADDR
-_KIND, _WANTED, _SERVER_ID, _CLIENT_ID = 53, 50, 54, 61
-TYPES = 19
-
-# Cells of `counts`: received and sent by message type, refused by Reason, then by cause.
-RECEIVED, SENT, REFUSED = 0, TYPES, 2 * TYPES
-CAUSED = REFUSED + len(Reason)
-# Not for us: sent to another server's address, or a reply.
-ELSEWHERE = CAUSED + len(CAUSES)
-EXPIRED = ELSEWHERE + 1
-COUNTS = EXPIRED + 1
-
-# Columns of `events`, a ring of what happened, for verbose logs; its cell 0, 0 counts them.
-E_KIND, E_ANSWER, E_ADDRESS, E_HARDWARE, E_CAUSE = range(5)
-EVENT_COLUMNS = 5
-
-
-class Scratch(NamedTuple):
-    """Memory that `serve` uses for one message at a time.
-
-    who: uint64[4], identity, and who_octets, the same memory. long: uint64[512], for client
-    identifiers and options that are moved, and long_octets. fired: int32, expired rows.
-    """
-
-    who: Words
-    who_octets: Memory
-    long: Words
-    long_octets: Memory
-    fired: npt.NDArray[np.int32]
-
-
-def make_scratch() -> Scratch:
-    who, long = np.zeros(4, np.uint64), np.zeros(512, np.uint64)
-    return Scratch(who, who.view(np.uint8), long, long.view(np.uint8), np.zeros(64, np.int32))
-
-
-class Tables(NamedTuple):
-    """All that a server is, as arrays.
-
-    policy: int64[POLICY_SIZE]. counts: int64[COUNTS]. events: int64[n + 1, EVENT_COLUMNS],
-    with no room for any (n = 0) when nobody reads them.
-    """
-
-    leases: Leases
-    wheel: Wheel
-    policy: npt.NDArray[np.int64]
-    reply: Reply
-    options: Options
-    scratch: Scratch
-    counts: npt.NDArray[np.int64]
-    events: npt.NDArray[np.int64]
-
-
-@kernel
-def identify(rx: Memory, bootp: int, options: Options, scratch: Scratch, key: Words) -> None:
-    """Write who the client is to `scratch.who`: client identifier, else htype and chaddr.
-
-    RFC 2131 section 4.2. An identifier over 30 octets is kept as two keyed hashes.
-    """
-    who, octets, long, long_octets, _ = scratch
-    who[:] = 0
-    length = np.int64(options.length[_CLIENT_ID])
-    if length < 0:
-        octets[0] = BY_CHADDR
-        octets[1] = rx[bootp + 2]
-        octets[2] = rx[bootp + 1]
-        for i in range(np.int64(rx[bootp + 2])):
-            octets[3 + i] = rx[bootp + _CHADDR + i]
-    elif length <= IDENTITY_ROOM:
-        octets[0] = BY_CLIENT_ID
-        octets[1] = length
-        copy_option(rx, options, _CLIENT_ID, octets, 2)
-    else:
-        words = (length + 7) >> 3
-        long[words - 1] = 0
-        copy_option(rx, options, _CLIENT_ID, long_octets, 0)
-        who[0] = BY_LONG_CLIENT_ID
-        who[1] = siphash(key, long, words, 1)
-        who[2] = siphash(key, long, words, 2)
-        who[3] = length
-
-
-@kernel
-def _for_us(rx: Memory, ip: int, policy: npt.NDArray[np.int64]) -> bool:
-    """Sent to us or to everybody: a bridge floods what is meant for other servers too."""
-    target, mask = be32(rx, ip + 16), policy[P_NETMASK]
-    return bool(target == 0xFFFFFFFF or target == policy[P_SERVER]
-                or target == (policy[P_FIRST] & mask | ~mask & 0xFFFFFFFF))
-
-
-@kernel
-def _read(rx: Memory, bootp: int, options: Options) -> Asked:
-    wanted = option32(rx, options, _WANTED) if options.length[_WANTED] == 4 else np.int64(ABSENT)
-    server = (option32(rx, options, _SERVER_ID) if options.length[_SERVER_ID] == 4
-              else np.int64(ABSENT))
-    return Asked(option_byte(rx, options, _KIND, 0), be32(rx, bootp + _CIADDR),
-                 be32(rx, bootp + _GIADDR), wanted, server)
+_OK = int(Reason.OK)
+_CHADDR, _CLIENT_ID = wire.CHADDR, 61
+_OUTCOME_OF = np.zeros(TYPES, np.int64)
+_OUTCOME_OF[[OFFER, ACK, NAK]] = 1, 2, 3
 
 
 @kernel
@@ -183,79 +108,121 @@ def _inner_tag(rx: Memory, start: int, ip: int) -> int:
 
 
 @kernel
+def write_down(pen: Pen, rx: Memory, bootp: int, options: Options, tables: Tables, row: int,
+               address: int, lease_s: int, now_s: int) -> None:
+    """Append the state of a row, as this message left it, to the records of the batch."""
+    world = tables.world
+    mem, at = pen.mem, pen.state[PEN_USED]
+    state = np.int64(world.leases.state[row])
+    bound = state == BOUND
+    # Whoever declines or gives back an address leaves no claim to it.
+    length = max(np.int64(options.length[_CLIENT_ID]), np.int64(0)) if bound else np.int64(0)
+    size = record_size(length)
+    for i in range(size):
+        mem[at + i] = 0
+    ends = np.int64(world.leases.expires_s[row])
+    put_le(mem, at + R_ADDRESS, address, 4)
+    mem[at + R_STATE] = state if bound or state == DECLINED else FREE
+    subnet = find_subnet(world.places, address)
+    mem[at + R_PREFIX] = world.places.subnet_prefix[subnet]
+    if bound:
+        mem[at + R_HTYPE] = rx[bootp + 1]
+        mem[at + R_HLEN] = rx[bootp + 2]
+        copy(mem, at + R_CHADDR, rx, bootp + _CHADDR, np.int64(rx[bootp + 2]))
+        for i in range(length):
+            mem[at + R_ID + i] = option_byte(rx, options, _CLIENT_ID, np.int64(i))
+    put_le(mem, at + R_ENDS, np.int64(FOREVER) if ends == FOREVER_S else ends, 8)
+    put_le(mem, at + R_WRITTEN, now_s, 8)
+    put_le(mem, at + R_ID_LENGTH, length, 2)
+    put_le(mem, at + R_LEASE, lease_s, 4)
+    pen.state[PEN_USED] += size
+    pen.state[PEN_RECORDS] += 1
+
+
+@kernel
 def answer(rx: Memory, start: int, end: int, outer: int, checksum_ready: bool, tables: Tables,
-           mem: Memory, to: int, now_s: int) -> int:
+           link: Link, mem: Memory, to: int, now_s: int, now_us: int) -> tuple[int, int, int]:
     """Answer the frame in rx[start:end] by a frame at mem[to:].
 
-    outer: the VLAN tag that the kernel took off, or NO_TAG. Returns where the reply ends, or
-    0 when there is none.
+    outer: the VLAN tag that the kernel took off, or NO_TAG. Returns (where the reply ends, or
+    0 when there is none; type of the request; type of the reply).
     """
-    leases, wheel, policy, reply, options, scratch, counts, events = tables
-    port = reply.numbers[N_SERVER_PORT]
-    reason, ip, bootp, bootp_end = check_frame(rx, start, end, 0 if outer == NO_TAG else 1,
-                                               checksum_ready, port, port)
-    if reason == _OK:
-        reason = check_bootp(rx, bootp, bootp_end)
-    if reason == _OK:
-        if be16(rx, bootp) >> 8 != 1 or not _for_us(rx, ip, policy):
-            counts[ELSEWHERE] += 1
-            return 0
-        reason = find_options(rx, bootp, bootp_end, options)
-    if reason == _OK:
-        if options.length[_KIND] != 1:
-            reason = _NO_TYPE
-        else:
-            kind = option_byte(rx, options, _KIND, 0)
-            if kind < 1 or kind >= TYPES:
-                reason = _NO_TYPE
+    world, options, counts = tables.world, tables.scratch.options, tables.counts
+    reason, ip, bootp, kind = judge(rx, start, end, outer, checksum_ready, tables, link)
     if reason != _OK:
-        counts[REFUSED + reason] += 1
-        return 0
-
-    asked = _read(rx, bootp, options)
-    counts[RECEIVED + asked.kind] += 1
+        counts[ELSEWHERE if reason < 0 else REFUSED + reason] += 1
+        return np.int64(0), np.int64(0), np.int64(SILENT)
+    counts[RECEIVED + kind] += 1
+    us = server_identifier(rx, ip, bootp, options, link)
     hardware = be48(rx, bootp + _CHADDR)
-    identify(rx, bootp, options, scratch, leases.key)
-    kind, row, cause = decide(leases, wheel, policy, asked, scratch.who, hardware, now_s)
+    network, subnet = locate(rx, ip, bootp, options, tables, link)
+    cause = blocked(rx, bootp, kind, tables, now_us)
+    if cause == C_OK and network == NONE:
+        cause = np.int64(C_NO_SUBNET)
+    asked = read(rx, bootp, kind, us, network, subnet, tables)
+    if cause == C_OK and crowded(kind, tables):
+        cause = np.int64(C_MAX_CONCURRENT)
+    reply, row, lease_s = np.int64(SILENT), np.int64(NONE), np.int64(0)
+    if cause == -1:
+        reply, cause = np.int64(NAK), np.int64(C_FAULT)
+    elif cause == C_OK:
+        reply, row, cause, lease_s = decide(world, asked, tables.scratch.names.who, hardware,
+                                            now_s)
     done = np.int64(0)
-    yiaddr = np.int64(0) if row == NONE else policy[P_FIRST] + row
-    if kind != SILENT:
+    address = np.int64(0) if row == NONE else address_of(world.places, world.leases, row)
+    yiaddr = np.int64(0) if reply == NAK else address
+    if row != NONE and world.policy[P_JOURNAL] and reply != OFFER:
+        write_down(tables.pen, rx, bootp, options, tables, row, address, lease_s, now_s)
+    if reply != SILENT:
         # The first tag of two in the frame is the outer one where the kernel took none off.
         inner = _inner_tag(rx, start, ip)
         if outer == NO_TAG and ip - start >= 22:
             outer = be32(rx, start + 12)
-        done = put_reply(mem, to, rx, Request(start, bootp, outer, inner), options, kind, yiaddr,
-                         row != NONE, reply, scratch.long_octets)
+        leased = row != NONE or reply == OFFER
+        done = put_reply(mem, to, rx, Request(start, ip, bootp, outer, inner), options, asked,
+                         Verdict(reply, yiaddr, leased, lease_s, us), link, world.sets,
+                         tables.scratch.writer, tables.scratch.names.long_octets)
         if done < 0:
-            done, kind, cause = np.int64(0), np.int64(SILENT), np.int64(C_TOO_LARGE)
-        else:
-            counts[SENT + kind] += 1
+            done, reply, cause = np.int64(0), np.int64(SILENT), np.int64(C_TOO_LARGE)
     counts[CAUSED + cause] += 1
-    _note(events, asked.kind, kind, yiaddr, hardware, cause)
-    return done
+    counts[OUTCOMES + 4 * kind + _OUTCOME_OF[reply]] += 1
+    _note(tables.events, kind, reply, address, hardware, cause)
+    return done, kind, reply
 
 
 @kernel
-def serve(rx: Slots, tx: Slots, tables: Tables, now_s: int, limit: int) -> tuple[int, int]:
+def serve(rx: Slots, tx: Slots, tables: Tables, link: Link, now_s: int, now_us: int,
+          done_ns: int, limit: int) -> tuple[int, int]:
     """Answer at most `limit` waiting frames; returns (frames read, replies to send).
 
-    Stops early when the transmit ring is full: what waits in the receive ring is not lost.
-    Frees a bounded number of expired leases as it goes.
+    now_s: Unix time. now_us: time since the server was ready. done_ns: CLOCK_REALTIME at which
+    the replies of the last call were sent. Stops early when the transmit ring is full: what
+    waits in the receive ring is not lost. Frees a bounded number of expired leases as it goes.
     """
-    tables.counts[EXPIRED] += expire(tables.leases, tables.wheel, now_s, tables.scratch.fired)
+    observe(tables, done_ns)
+    world, pen = tables.world, tables.pen
+    tables.counts[EXPIRED] += expire(world.leases, world.wheel, now_s, tables.scratch.fired)
+    sent = send_due(tx, tables, now_us, limit)
     count = 0
-    sent = 0
-    while count < limit:
+    faulty = len(tables.faults.rules) != 0
+    while count < limit and pen.state[PEN_USED] + MOST_RECORD <= len(pen.mem):
         base = rx_peek(rx, count)
         to = tx_start(tx)
         if base < 0 or to < 0:
             break
         start, end = rx_bounds(rx, base)
-        done = answer(rx.mem, start, end, rx_outer_tag(rx, base), rx_checksum_ready(rx, base),
-                      tables, tx.mem, to, now_s)
+        stamp_ns = rx_stamp_ns(rx, base)
+        done, asked, reply = answer(rx.mem, start, end, rx_outer_tag(rx, base),
+                                    rx_checksum_ready(rx, base), tables, link, tx.mem, to, now_s,
+                                    now_us)
         if done > 0:
-            tx_commit(tx, done - to)
-            sent += 1
+            mark = asked | reply << 8
+            if faulty:
+                sent += hand_over(tx, tables, to, done, mark, stamp_ns, now_us)
+            else:
+                tx_commit(tx, done - to)
+                count_sent(tables, mark, stamp_ns)
+                sent += 1
         count += 1
     rx_release(rx, count)
     return count, sent

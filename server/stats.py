@@ -1,4 +1,4 @@
-"""What the server counts, by name: for the summary, the statistics file and verbose logs."""
+"""What the server counts, by name: for the summary, the statistics file, metrics and logs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastpath.histogram import COUNTS as BUCKETS
+from fastpath.histogram import SUM, Histogram, bucket_of
 from fastpath.packet import mac_text
 from fastpath.wire import REASON_NAMES, MessageType
-from server.decide import CAUSES, SILENT
-from server.engine import (
+from server.arrays import (
     CAUSED,
     E_ADDRESS,
     E_ANSWER,
@@ -20,20 +21,30 @@ from server.engine import (
     E_KIND,
     ELSEWHERE,
     EXPIRED,
+    OUTCOMES,
     RECEIVED,
     REFUSED,
     SENT,
     TYPES,
     Tables,
 )
-from server.leases import COUNTS as STATE_COUNTS
+from server.config import Resolved
+from server.decide import CAUSES, SILENT
+from server.faultrules import labels
 from server.leases import STATES
 
 Counts = npt.NDArray[np.int64]
 
+# Upper ends of the buckets of response times, in microseconds.
+RESPONSE_BUCKETS_US = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000,
+                       100_000, 250_000, 500_000, 1_000_000)
+_ANSWERS = ("silent", "offer", "ack", "nak")
+
 
 def kind_name(kind: int) -> str:
-    """`discover`, `offer` ... or `type 14`."""
+    """`discover`, `offer` ... `bootp`, or `type 14`."""
+    if kind == 0:
+        return "bootp"
     try:
         return MessageType(kind).name.lower()
     except ValueError:
@@ -41,25 +52,71 @@ def kind_name(kind: int) -> str:
 
 
 def _by_type(counts: Counts, first: int) -> dict[str, int]:
-    return {kind_name(i): int(counts[first + i]) for i in range(1, TYPES)
-            if i <= len(MessageType) or counts[first + i]}
+    return {kind_name(i): int(counts[first + i]) for i in range(TYPES)
+            if 0 < i <= len(MessageType) or counts[first + i]}
 
 
-def snapshot(tables: Tables, rx_ring_drops: int) -> dict[str, Any]:
+def _outcomes(counts: Counts) -> dict[str, dict[str, int]]:
+    found = {}
+    for kind in range(TYPES):
+        row = counts[OUTCOMES + 4 * kind:OUTCOMES + 4 * kind + 4]
+        if row.any():
+            found[kind_name(kind)] = dict(zip(_ANSWERS, row.tolist(), strict=True))
+    return found
+
+
+def _subnets(tables: Tables, resolved: Resolved) -> list[dict[str, Any]]:
+    used = tables.world.leases.used
+    pools = tables.world.places.subnet_pools
+    found = []
+    for number, subnet in enumerate(resolved.subnets):
+        states = used[pools[number, 0]:pools[number, 1]].sum(axis=0)
+        found.append({"subnet": str(subnet.network), "addresses": int(states.sum()),
+                      **{name: int(states[i]) for i, name in enumerate(STATES)}})
+    return found
+
+
+def _response_times(tables: Tables) -> dict[str, dict[str, Any]]:
+    found = {}
+    for kind, data in enumerate(tables.response_us):
+        histogram = Histogram(data)
+        if not histogram.count:
+            continue
+        cumulated = np.cumsum(data[:BUCKETS])
+        found[kind_name(kind)] = {
+            "count": histogram.count, "sum_us": int(data[SUM]),
+            "buckets": [[le, int(cumulated[bucket_of(le)])] for le in RESPONSE_BUCKETS_US],
+            **{name: value for name, value in histogram.summary().items()
+               if name in ("p50", "p99", "max")}}
+    return found
+
+
+def _faults(tables: Tables, resolved: Resolved) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, hits in zip(labels(resolved.config.faults), tables.faults.hits.tolist(),
+                          strict=True):
+        found[name] = found.get(name, 0) + hits
+    return found
+
+
+def snapshot(tables: Tables, resolved: Resolved) -> dict[str, Any]:
     """Every count of the server as plain numbers under plain names."""
     counts = tables.counts
-    pool = tables.leases.queue[STATE_COUNTS:]
+    leases = tables.world.leases
     return {
         "received": _by_type(counts, RECEIVED),
         "sent": _by_type(counts, SENT),
+        "outcomes": _outcomes(counts),
         "refused": {name: int(counts[REFUSED + i])
                     for i, name in enumerate(REASON_NAMES) if i},
         "causes": {name: int(counts[CAUSED + i]) for i, name in enumerate(CAUSES) if i},
         "elsewhere": int(counts[ELSEWHERE]),
         "expired": int(counts[EXPIRED]),
-        "pool": {"addresses": len(tables.leases.state),
-                 **{name: int(pool[i]) for i, name in enumerate(STATES)}},
-        "rx_ring_drops": rx_ring_drops,
+        "pool": {"addresses": len(leases.state),
+                 **{name: int(leases.totals[i]) for i, name in enumerate(STATES)}},
+        "subnets": _subnets(tables, resolved),
+        "faults": _faults(tables, resolved),
+        "response_us": _response_times(tables),
     }
 
 

@@ -4,21 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
+from server.arrays import Tables
+from server.config import Resolved
+from server.leases import BOUND, FREE, OFFERED, RESERVED
 
-def summary_line(final: dict[str, Any]) -> str:
+
+def serving_line(resolved: Resolved, tables: Tables) -> str:
+    """What is served and where, in one line."""
+    config, totals = resolved.config, tables.world.leases.totals
+    free = int(totals[FREE] + totals[RESERVED] + totals[BOUND] + totals[OFFERED])
+    if len(resolved.subnets) == 1 and len(resolved.subnets[0].pools) == 1:
+        pool, network = resolved.subnets[0].pools[0], resolved.subnets[0].network
+        what = f"{pool.start} to {pool.end} ({free:,} addresses of {network})"
+    else:
+        what = f"{free:,} addresses of {len(resolved.subnets):,} subnets"
+    where = ", ".join(f"{one.interface.name} as {one.server or 'whatever address is asked'}"
+                      for one in resolved.served)
+    how = " by UDP socket" if config.transport == "udp" else ""
+    return f"serving {what} on {where}, port {config.port}{how}"
+
+
+def summary_line(final: dict[str, Any], title: str = "ended after") -> str:
     """What was done, in a few short lines of text."""
     received = ", ".join(f"{count:,} {name.upper()}" for name, count in final["received"].items()
                          if count) or "nothing"
     sent = ", ".join(f"{count:,} {name.upper()}" for name, count in final["sent"].items()
                      if count) or "nothing"
     pool = final["pool"]
-    lines = [f"dhcp-server: ended after {final['uptime_s']:.1f} s",
+    lines = [f"{title} {final['uptime_s']:.1f} s",
              f"  received  {received}",
              f"  sent      {sent}",
              f"  pool      {pool['bound']:,} bound, {pool['offered']:,} offered, "
              f"{pool['declined']:,} declined, {pool['free']:,} free"]
     troubles = {**final["refused"], **final["causes"], "elsewhere": final["elsewhere"],
                 "rx_ring_drops": final["rx_ring_drops"]}
+    if final["faults"]:
+        lines.append("  faults    " + ", ".join(f"{count:,} {name}"
+                                                for name, count in final["faults"].items()))
+    if final.get("lease_file"):
+        stored = final["lease_file"]
+        lines.append(f"  stored    {stored['records']:,} records, {stored['bytes']:,} octets in "
+                     f"{stored['path']}")
     said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in troubles.items()
                      if count)
     return "\n".join([*lines, f"  not served  {said}"] if said else lines)

@@ -13,15 +13,22 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from fastpath.errors import Malformed
+from fastpath.message import Message
+from fastpath.packet import Frame, parse_mac
+from fastpath.wire import BOOTREPLY, MessageType
 from tests.peers.net import INTERFACE, RUN_NETNS, Namespace, wait_until
 
 # First use compiles.
@@ -61,11 +68,15 @@ def program(module: str) -> list[str]:
 
 @dataclass
 class OurServer:
-    """dhcp-server, from readiness to its summary; `stats` is there after the `with` block."""
+    """dhcp-server, from readiness to its summary; `stats` is there after the `with` block.
+
+    interface: "" to leave it to the server. environment: beside our own.
+    """
 
     namespace: Namespace
     arguments: Sequence[str] = POOL
     interface: str = INTERFACE
+    environment: Mapping[str, str] = field(default_factory=dict)
     stats: dict[str, Any] = field(init=False, default_factory=dict)
     code: int | None = field(init=False, default=None)
 
@@ -74,9 +85,14 @@ class OurServer:
         self._log = Path(self._folder.name, "log")
         self._stats = Path(self._folder.name, "stats.json")
         self.process = self.namespace.popen(
-            [*program("server"), "--interface", self.interface, "--stats-json", str(self._stats),
-             *self.arguments], log=self._log)
-        wait_until("dhcp-server to serve", self._ready, START_S)
+            [*program("server"), *(["--interface", self.interface] if self.interface else []),
+             "--stats-json", str(self._stats), *self.arguments], log=self._log,
+            env={**os.environ, **self.environment})
+        try:
+            wait_until("dhcp-server to serve", self._ready, START_S)
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def _ready(self) -> bool:
@@ -96,6 +112,22 @@ class OurServer:
             self.said = self.log
             self.stats = json.loads(self._stats.read_text()) if self._stats.exists() else {}
         return self.stats
+
+    def kill(self) -> None:
+        """kill -9, and nothing is read but the log."""
+        self.process.kill()
+        self.code = self.process.wait()
+        self.said = self.log
+
+    def dump(self) -> dict[str, Any]:
+        """What it has counted so far, by SIGUSR1."""
+        said = self.log.count("statistics")
+        self.process.send_signal(signal.SIGUSR1)
+        # The file is written after the line is.
+        before = self._stats.stat().st_mtime_ns if self._stats.exists() else 0
+        wait_until("statistics", lambda: self.log.count("statistics") > said
+                   and self._stats.exists() and self._stats.stat().st_mtime_ns > before)
+        return dict(json.loads(self._stats.read_text()))
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
                  trace: TracebackType | None) -> None:
@@ -154,3 +186,46 @@ def run_tester(namespace: Namespace, *arguments: str, timeout_s: float = START_S
     """Run dhcp-tester to its end."""
     with OurTester(namespace, arguments) as run:
         return run.finish(timeout_s)
+
+
+class Talker:
+    """Says single messages, made by hand, on an interface of a namespace; a context manager."""
+
+    def __init__(self, namespace: Namespace, interface: str = INTERFACE) -> None:
+        with entered(namespace):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        self._socket.bind((interface, 0x0800))
+        self._xid = 0x51000000
+
+    def send(self, payload: bytes, **fields: Any) -> None:
+        """fields: of the Frame."""
+        self.send_raw(Frame(payload=payload, **fields).encode())
+
+    def send_raw(self, frame: bytes) -> None:
+        self._socket.send(frame)
+
+    def ask(self, kind: str, chaddr: str, timeout_s: float = 2.0, ciaddr: str = "0.0.0.0",
+            **options: Any) -> Message | None:
+        """Broadcast a message, once, and return the answer to it, if one comes in time."""
+        self._xid += 1
+        message = Message(xid=self._xid, chaddr=parse_mac(chaddr), ciaddr=IPv4Address(ciaddr))
+        message.set("message-type", MessageType[kind.upper()])
+        message.set("parameter-request-list", [1, 3, 6, 15, 51])
+        for name, value in options.items():
+            message.set(name.replace("_", "-"), value)
+        self.send(message.encode(), src_mac=message.chaddr)
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            with contextlib.suppress(Malformed, TimeoutError):
+                frame = Frame.decode(self._socket.recv(2048), checksum_ready=False)
+                answer = Message.decode(frame.payload)
+                if answer.op == BOOTREPLY and answer.xid == self._xid:
+                    return answer
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()

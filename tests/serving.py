@@ -15,6 +15,7 @@ import numpy as np
 
 from fastpath.interface import Interface
 from fastpath.message import Message
+from fastpath.options import find
 from fastpath.packet import Frame
 from fastpath.ring import SLOT_SIZE
 from fastpath.slots import (
@@ -33,11 +34,13 @@ from fastpath.slots import (
     make_slots,
 )
 from fastpath.wire import REASON_NAMES, MessageType
-from server.config import ServerConfig, resolve
+from server.arrays import CAUSED, ELSEWHERE, RECEIVED, REFUSED, SENT, TYPES
+from server.config import resolve
 from server.decide import CAUSES
-from server.engine import CAUSED, ELSEWHERE, RECEIVED, REFUSED, SENT, TYPES, serve
+from server.engine import serve
+from server.model import Config, Range, Settings
 from server.stats import event_lines
-from server.tables import make_tables
+from server.tables import make_link, make_tables
 from tests.kernels import COMPILED, fenced, writable
 
 IP = IPv4Address
@@ -64,9 +67,24 @@ class Answer:
         return self.frame.payload
 
     @property
+    def main_codes(self) -> list[int]:
+        """Option codes of the options field alone, pieces one by one."""
+        codes, at = [], 240
+        while self.payload[at] != 255:
+            codes.append(self.payload[at])
+            at += 2 + self.payload[at + 1]
+        return codes
+
+    @property
     def codes(self) -> list[int]:
         """Option codes in the order in which they stand on the wire."""
         return list(self.message.options)
+
+
+def understood(octets: bytes, *, typed: bool = True) -> Answer:
+    """A frame that the server sent; raises Malformed where a client would not understand it."""
+    found = Frame.decode(octets, ports=range(1 << 16))
+    return Answer(found, Message.decode(found.payload, require_type=typed), octets)
 
 
 def request(kind: MessageType | int, mac: bytes = CLIENT_MAC, **fields: Any) -> Message:
@@ -81,36 +99,55 @@ def framed(message: Message | bytes, **fields: Any) -> bytes:
     return Frame(**{"src_mac": CLIENT_MAC, "payload": payload, **fields}).encode()
 
 
+NAME_SERVERS = (IP("192.0.2.53"), IP("198.51.100.53"))
+
+
+def told(fields: dict[str, Any]) -> Config:
+    """A configuration as flags give it: fields of Range, Settings and Config in one."""
+    given = {"start": IP("192.0.2.10"), "end": IP("192.0.2.99"), "lease_time_s": 3600,
+             "gateway": IP("192.0.2.254"), "dns": NAME_SERVERS, **fields}
+    options = {**given.pop("options", {})}
+    if dns := given.pop("dns"):
+        options[6] = find(6).encode(list(dns))
+    pool = Range(**{name: given.pop(name) for name in ("start", "end", "netmask", "gateway")
+                    if name in given})
+    settings = Settings(options=options, **{name: given.pop(name) for name in list(given)
+                                            if name in Settings.__dataclass_fields__})
+    return Config(("eth7",), range=pool, settings=settings, **given)
+
+
 @dataclass
 class Served:
-    """A server of 192.0.2.0/24 with the pool 192.0.2.10 to .99."""
+    """A server of 192.0.2.0/24 with the pool 192.0.2.10 to .99; `config` as for `told`."""
 
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | Config = field(default_factory=dict)
     mtu: int = 1500
     now_s: int = 0
+    now_us: int = 0
+    read: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        given = {"start": IP("192.0.2.10"), "end": IP("192.0.2.99"), "lease_time_s": 3600,
-                 "gateway": IP("192.0.2.254"), "dns": (IP("192.0.2.53"), IP("198.51.100.53"))}
+        config = self.config if isinstance(self.config, Config) else told(self.config)
         addresses = (IPv4Interface("192.0.2.1/24"),)
         interface = Interface("eth7", 7, SERVER_MAC, self.mtu, addresses)
-        self.subnet = resolve(ServerConfig("eth7", **{**given, **self.config}), interface)
-        self.tables = make_tables(self.subnet, 16)
+        self.resolved = resolve(config, [interface])
+        self.port = config.port
+        self.tables = make_tables(self.resolved, 16)
+        self.leases = self.tables.world.leases
+        self.link = make_link(self.resolved, self.resolved.served[0])
         self.rx = make_slots(np.zeros(SLOT_SIZE, np.uint8), SLOT_SIZE, 0)
         self.tx = make_slots(np.zeros(COUNT * SLOT_SIZE, np.uint8), SLOT_SIZE, TX_FRAME, LEAD)
 
     def ask(self, frame: bytes | Message, *, outer: int | None = None,
-            checksum_ready: bool = True) -> Answer | None:
+            checksum_ready: bool = True, typed: bool = True) -> Answer | None:
         """The server's reply to `frame`, or None; proves that nothing else was written.
 
-        outer: the tag that the kernel took off, `tpid << 16 | tci`.
+        outer: the tag that the kernel took off, `tpid << 16 | tci`. typed: that the reply has a
+        message type is made sure of; BOOTP has none.
         """
         octets = self.answer(framed(frame) if isinstance(frame, Message) else frame, outer,
                              checksum_ready)
-        if octets is None:
-            return None
-        found = Frame.decode(octets, ports=(67, 68, self.subnet.config.port + 1))
-        return Answer(found, Message.decode(found.payload, require_type=True), octets)
+        return None if octets is None else understood(octets, typed=typed)
 
     def must(self, frame: bytes | Message, **how: Any) -> Answer:
         answer = self.ask(frame, **how)
@@ -121,7 +158,7 @@ class Served:
         rx, tx = self._rings(data, outer, checksum_ready)
         base = HEAD * SLOT_SIZE
         to = base + TX_FRAME + LEAD
-        read, sent = serve(rx, tx, self.tables, self.now_s, 1)
+        read, sent = serve(rx, tx, self.tables, self.link, self.now_s, self.now_us, 0, 1)
         assert read == 1 and self.rx.words[0] == 0
         length = 0
         if sent:
@@ -129,10 +166,39 @@ class Served:
             length = int(self.tx.words[(base + H_LEN) >> 2]) - LEAD
         assert TX_FRAME + LEAD + length <= SLOT_SIZE
         around = self.tx.mem.copy()
-        # A reply that turns out not to fit may leave its start behind, in its own slot.
-        around[base:to + length if sent else base + SLOT_SIZE] = CANARY
+        # A reply that turns out not to fit, or to fit better otherwise, may leave octets behind
+        # its end, but never more than a packet with two tags has.
+        around[base:to + 22 + min(self.mtu, 1500) if sent else base + SLOT_SIZE] = CANARY
         assert (around == CANARY).all(), "written outside the reply"
         return self.tx.mem[to:to + length].tobytes() if sent else None
+
+    def batch(self, *frames: bytes | Message, slots: int = 8, limit: int = 256) -> list[bytes]:
+        """What is sent in one call of `serve` to `frames`, none of which may be there at all.
+
+        slots: of the transmit ring, all free. Fewer frames than given may be read: see `read`.
+        """
+        datas = [framed(frame) if isinstance(frame, Message) else frame for frame in frames]
+        rx = make_slots(np.zeros((len(datas) + 1) * SLOT_SIZE, np.uint8), SLOT_SIZE, 0)
+        for i, data in enumerate(datas):
+            base = i * SLOT_SIZE
+            rx.mem[base + RX_FRAME:base + RX_FRAME + len(data)] = np.frombuffer(data, np.uint8)
+            rx.words[base >> 2] = RX_USER
+            rx.words[(base + H_SNAPLEN) >> 2] = len(data)
+            rx.halves[(base + H_MAC) >> 1] = RX_FRAME
+        tx = make_slots(np.full((slots + 1) * SLOT_SIZE, CANARY, np.uint8), SLOT_SIZE, TX_FRAME,
+                        LEAD)
+        for i in range(slots):
+            tx.words[i * SLOT_SIZE >> 2] = TX_AVAILABLE
+        self.read, sent = serve(rx, tx, self.tables, self.link, self.now_s, self.now_us, 0, limit)
+        assert (tx.mem[slots * SLOT_SIZE:] == CANARY).all(), "written outside the ring"
+        found = []
+        for i in range(sent):
+            base = i * SLOT_SIZE
+            assert tx.words[base >> 2] == TX_SEND_REQUEST
+            size = int(tx.words[(base + H_LEN) >> 2]) - LEAD
+            to = base + TX_FRAME + LEAD
+            found.append(tx.mem[to:to + size].tobytes())
+        return found
 
     def _rings(self, data: bytes, outer: int | None, checksum_ready: bool) -> tuple[Slots, Slots]:
         rx, tx = self.rx, self.tx

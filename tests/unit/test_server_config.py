@@ -1,26 +1,17 @@
-"""From flags to a checked subnet, and from there to the arrays of the server."""
+"""What the server is told, held against its interfaces: one pool by flags, networks by a file."""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 import pytest
 
 from fastpath.errors import UserError
 from fastpath.interface import Interface
-from fastpath.packet import Frame
-from server.config import (
-    MOST_ADDRESSES,
-    ServerConfig,
-    Subnet,
-    configured_options,
-    resolve,
-    template,
-)
-from server.decide import P_FIRST, P_LAST, P_NETMASK, P_SERVER
-from server.leases import COUNTS, EXCLUDED, STATES
-from server.reply import N_CLIENT_PORT, N_LEASE_S, N_MAC, N_MTU, N_SERVER_PORT, N_T1_S, N_T2_S
+from server.config import MOST_ADDRESSES, Resolved, resolve
+from server.leases import EXCLUDED
+from server.model import Config, Pool, Range, SharedNetwork, Subnet
 from server.tables import make_tables
 
 MAC = b"\x02\0\0\0\0\x01"
@@ -30,14 +21,23 @@ def ip(text: str | None) -> IPv4Address | None:
     return IPv4Address(text) if text else None
 
 
-def resolved(own: str = "192.0.2.1/24", start: str = "", end: str = "", *, mtu: int = 1500,
-             dns: tuple[str, ...] = (), listen: str = "", netmask: str = "", gateway: str = "",
-             **fields: Any) -> Subnet:
-    """own: the interface's addresses with prefixes, by spaces."""
-    addresses = tuple(IPv4Interface(text) for text in own.split())
-    config = ServerConfig("eth7", ip(start), ip(end), ip(listen), netmask=ip(netmask),
-                          gateway=ip(gateway), dns=tuple(map(IPv4Address, dns)), **fields)
-    return resolve(config, Interface("eth7", 7, MAC, mtu, addresses))
+def interface(own: str, name: str = "eth7") -> Interface:
+    """own: its addresses with prefixes, by spaces."""
+    return Interface(name, 7, MAC, 1500, tuple(IPv4Interface(text) for text in own.split()))
+
+
+def resolved(own: str = "192.0.2.1/24", start: str = "", end: str = "", *, listen: str = "",
+             netmask: str = "", gateway: str = "", **fields: Any) -> Resolved:
+    given = Range(ip(start), ip(end), ip(netmask), ip(gateway))
+    config = Config(("eth7",), ip(listen), range=given, **fields)
+    return resolve(config, [interface(own)])
+
+
+def only(found: Resolved) -> tuple[Subnet, Pool]:
+    """The one subnet and its one pool."""
+    (subnet,) = found.subnets
+    (pool,) = subnet.pools
+    return subnet, pool
 
 
 # name, flags, the network that is served
@@ -87,11 +87,14 @@ NETWORKS: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("flags", "network"), [row[1:] for row in NETWORKS],
                          ids=[row[0] for row in NETWORKS])
 def test_network(flags: dict[str, Any], network: str) -> None:
-    subnet = resolved(**flags)
-    assert str(subnet.network) == network
-    assert subnet.server in subnet.network and subnet.start <= subnet.end
-    assert configured_options(subnet)[1] == subnet.network.netmask.packed
-    assert configured_options(subnet)[28] == subnet.network.broadcast_address.packed
+    found = resolved(**flags)
+    subnet, pool = only(found)
+    (served,) = found.served
+    assert str(subnet.network) == network == found.networks[0].name
+    assert found.networks[0].interface == "eth7"
+    assert served.server in subnet.network and pool.start <= pool.end
+    assert (served.network, served.subnet) == (0, 0)
+    assert pool.start in subnet.network and pool.end in subnet.network
 
 
 # name, flags, words that the message and its remedy must have
@@ -108,9 +111,9 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
      ["16,777,217", "16,777,216", "--start-ip"]),
     ("nothing in common", {"start": "10.0.0.10", "end": "10.0.0.20"},
      ["10.0.0.10", "192.0.2.1", "--netmask", "--listen"]),
-    ("start not in the netmask's network",
+    ("start and end not in one network of the netmask",
      {"netmask": "255.255.255.0", "start": "192.0.1.10", "end": "192.0.2.20"},
-     ["--start-ip 192.0.1.10", "192.0.2.0/24", "--netmask"]),
+     ["--end-ip 192.0.2.20", "192.0.1.0/24", "--netmask"]),
     ("end not in it", {"netmask": "255.255.255.0", "start": "192.0.2.10", "end": "192.0.3.20"},
      ["--end-ip 192.0.3.20", "192.0.2.0/24"]),
     ("gateway not in the interface's network", {"gateway": "192.0.3.1"},
@@ -130,7 +133,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
                          ids=[row[0] for row in REFUSED])
 def test_refused_with_the_flag_named(flags: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        resolved(**flags)
+        make_tables(resolved(**flags))
     said = f"{caught.value.what}\n{caught.value.remedy}"
     assert [word for word in words if word not in said] == []
     assert "\n" not in caught.value.what and "\n" not in caught.value.remedy
@@ -155,57 +158,104 @@ EXCLUDED_ROWS: list[tuple[str, dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("flags", "addresses"), [row[1:] for row in EXCLUDED_ROWS],
                          ids=[row[0] for row in EXCLUDED_ROWS])
 def test_excluded_addresses(flags: dict[str, Any], addresses: list[str]) -> None:
-    subnet = resolved(**flags)
-    rows = [int(IPv4Address(text)) - subnet.first for text in addresses]
-    assert subnet.excluded() == rows
-    leases = make_tables(subnet).leases
+    found = resolved(**flags)
+    _, pool = only(found)
+    leases = make_tables(found).world.leases
+    rows = [int(IPv4Address(text)) - int(pool.start) for text in addresses]
     assert (leases.state == EXCLUDED).nonzero()[0].tolist() == rows
-    assert leases.queue[COUNTS:].sum() == len(leases.state) == subnet.addresses
-    assert leases.queue[COUNTS + STATES.index("excluded")] == len(rows)
+    assert len(leases.state) == int(pool.end) - int(pool.start) + 1
+    assert leases.totals[EXCLUDED] == len(rows)
 
 
 def test_the_whole_prefix() -> None:
-    subnet = resolved(own="10.9.0.1/20")
-    assert (str(subnet.start), str(subnet.end), subnet.addresses) \
-        == ("10.9.0.1", "10.9.15.254", 4094)
+    _, pool = only(resolved(own="10.9.0.1/20"))
+    assert (str(pool.start), str(pool.end)) == ("10.9.0.1", "10.9.15.254")
 
 
 def test_the_largest_pool() -> None:
-    subnet = resolved("10.0.0.1/7", "10.0.0.0", "10.255.255.255")
-    assert subnet.addresses == MOST_ADDRESSES
+    _, pool = only(resolved("10.0.0.1/7", "10.0.0.0", "10.255.255.255"))
+    assert int(pool.end) - int(pool.start) + 1 == MOST_ADDRESSES
 
 
-def test_options_that_are_given() -> None:
-    plain = resolved(start="192.0.2.10", end="192.0.2.20")
-    assert list(configured_options(plain)) == [1, 28]
-    full = resolved(start="192.0.2.10", end="192.0.2.20", gateway="192.0.2.254",
-                    dns=("192.0.2.53", "198.51.100.53"))
-    assert configured_options(full) == {
-        1: bytes([255, 255, 255, 0]), 3: bytes([192, 0, 2, 254]),
-        6: bytes([192, 0, 2, 53, 198, 51, 100, 53]), 28: bytes([192, 0, 2, 255])}
+def test_the_gateway_is_an_option_of_the_subnet() -> None:
+    subnet, _ = only(resolved(start="192.0.2.10", end="192.0.2.20", gateway="192.0.2.254"))
+    assert subnet.settings.options == {3: bytes([192, 0, 2, 254])}
+    subnet, _ = only(resolved(start="192.0.2.10", end="192.0.2.20"))
+    assert subnet.settings.options == {}
 
 
-def test_template() -> None:
-    subnet = resolved(port=1067)
-    octets = template(subnet).tobytes()
-    assert len(octets) == 20 + 8 + 240
-    frame = Frame.decode(bytes(12) + b"\x08\0" + octets.ljust(328, b"\0"), ports={0},
-                         checksum_ready=False)
-    assert (frame.src_ip, frame.src_port) == (subnet.server, 1067)
-    assert octets[28:32] == bytes([2, 1, 6, 0]) and not any(octets[32:264])
+def test_a_pool_behind_a_socket_need_not_be_near_our_address() -> None:
+    flags = {"own": "127.0.0.1/8", "start": "10.0.0.10", "end": "10.0.0.20"}
+    with pytest.raises(UserError):
+        resolved(**flags)
+    found = resolved(**flags, transport="udp")
+    assert str(only(found)[0].network) == "10.0.0.0/27"
+    assert found.served[0].server == IPv4Address("127.0.0.1")
 
 
-def test_numbers_of_the_server() -> None:
-    tables = make_tables(resolved(start="192.0.2.10", end="192.0.2.20", lease_time_s=1000,
-                                  port=1067, mtu=1400))
-    numbers, policy = tables.reply.numbers, tables.policy
-    assert (numbers[N_LEASE_S], numbers[N_T1_S], numbers[N_T2_S]) == (1000, 500, 875)
-    assert (numbers[N_SERVER_PORT], numbers[N_CLIENT_PORT], numbers[N_MTU]) == (1067, 1068, 1400)
-    assert int(numbers[N_MAC]).to_bytes(6, "big") == MAC
-    assert [int(policy[cell]) for cell in (P_FIRST, P_LAST, P_SERVER, P_NETMASK)] \
-        == [0xC000020A, 0xC0000214, 0xC0000201, 0xFFFFFF00]
+def test_a_socket_for_all_addresses_has_none_of_its_own() -> None:
+    everywhere = Interface("any", 0, bytes(6), 1500, (IPv4Interface("127.0.0.1/8"),
+                                                      IPv4Interface("192.0.2.1/24")))
+    config = Config(transport="udp", range=Range(ip("10.0.0.10"), ip("10.0.0.20")))
+    (served,) = resolve(config, [everywhere]).served
+    assert (served.server, served.network, served.subnet) == (None, 0, 0)
+    with pytest.raises(UserError, match="no pool"):
+        resolve(Config(transport="udp"), [everywhere])
 
 
-@pytest.mark.parametrize("mtu", [1500, 1501, 9000, 65536])
-def test_a_large_mtu_does_not_make_replies_larger_than_a_slot(mtu: int) -> None:
-    assert make_tables(resolved(mtu=mtu)).reply.numbers[N_MTU] <= 1500
+# --- networks from a file ----------------------------------------------------------------------
+
+
+def network(name: str, *prefixes: str, on: str = "") -> SharedNetwork:
+    subnets = tuple(Subnet(IPv4Network(prefix), (Pool(IPv4Network(prefix)[4],
+                                                      IPv4Network(prefix)[9]),))
+                    for prefix in prefixes)
+    return SharedNetwork(name, subnets, interface=on)
+
+
+OFFICE = network("office", "10.1.0.0/24", "10.2.0.0/24")
+LAB = network("lab", "10.3.0.0/24")
+# name, networks, interfaces by name and addresses, (network, subnet) of each
+ATTACHED: list[tuple[str, list[SharedNetwork], dict[str, str], list[tuple[int | None, ...]]]] = [
+    ("by address", [OFFICE, LAB], {"a": "10.3.0.1/24"}, [(1, 2)]),
+    ("by address, the second subnet", [OFFICE, LAB], {"a": "10.2.0.1/24"}, [(0, 1)]),
+    ("by a second address", [OFFICE, LAB], {"a": "172.16.0.1/24 10.3.0.1/24"}, [(1, 2)]),
+    ("two interfaces", [OFFICE, LAB], {"a": "10.3.0.1/24", "b": "10.1.0.1/24"},
+     [(1, 2), (0, 0)]),
+    ("by name, against the address", [OFFICE, network("lab", "10.3.0.0/24", on="a")],
+     {"a": "10.1.0.1/24"}, [(1, 2)]),
+    ("by name, the subnet by address", [LAB, network("office", "10.1.0.0/24", "10.2.0.0/24",
+                                                     on="a")],
+     {"a": "10.2.0.1/24"}, [(1, 2)]),
+    ("by name, no address of it: its first subnet", [LAB, network(
+        "office", "10.1.0.0/24", "10.2.0.0/24", on="a")], {"a": "172.16.0.1/24"}, [(1, 1)]),
+    ("the only one there is", [OFFICE], {"a": "172.16.0.1/24"}, [(0, 0)]),
+    ("of several, none: relays only", [OFFICE, LAB], {"a": "172.16.0.1/24"}, [(None, None)]),
+    ("another's network is not this one's, whatever the address",
+     [network("office", "10.1.0.0/24", on="b"), LAB], {"a": "10.1.0.1/24", "b": "10.3.0.1/24"},
+     [(None, None), (0, 0)]),
+]
+
+
+@pytest.mark.parametrize(("networks", "interfaces", "places"), [row[1:] for row in ATTACHED],
+                         ids=[row[0] for row in ATTACHED])
+def test_where_clients_of_an_interface_are(networks: list[SharedNetwork],
+                                           interfaces: dict[str, str],
+                                           places: list[tuple[int | None, ...]]) -> None:
+    config = Config(tuple(interfaces), networks=tuple(networks))
+    found = resolve(config, [interface(own, name) for name, own in interfaces.items()])
+    assert [(served.network, served.subnet) for served in found.served] == places
+    assert found.networks == tuple(networks)
+
+
+def test_a_network_on_an_interface_that_is_not_served() -> None:
+    config = Config(("a",), networks=(network("lab", "10.3.0.0/24", on="b"),))
+    with pytest.raises(UserError) as caught:
+        resolve(config, [interface("10.3.0.1/24", "a")])
+    assert "'b'" in caught.value.what and "--interface b" in caught.value.remedy
+
+
+def test_subnets_are_numbered_network_by_network() -> None:
+    found = resolve(Config(networks=(LAB, OFFICE)), [interface("10.3.0.1/24")])
+    assert [str(subnet.network) for subnet in found.subnets] == [
+        "10.3.0.0/24", "10.1.0.0/24", "10.2.0.0/24"]
