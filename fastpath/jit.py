@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import stat
 import sys
@@ -94,13 +95,36 @@ def cache_root() -> Path:
     return scratch
 
 
+_IMPORT = re.compile(r"^\s*from (\w+)(?:\.(\w+))? import (\(.*?\)|[^\n]*)", re.MULTILINE | re.DOTALL)
+
+
+def _sources(package: str) -> dict[Path, bytes]:
+    """The files with kernels of fastpath and `package`, and all that they import of ours.
+
+    Constants of what they import are in the compiled code; a change of any other file is none
+    for them.
+    """
+    known: dict[Path, bytes] = {}
+    waiting = [path for name in ("fastpath", package) for path in (_HOME / name).glob("*.py")
+               if b"@kernel" in path.read_bytes()]
+    while waiting:
+        path = waiting.pop()
+        if path in known or not path.exists():
+            continue
+        known[path] = path.read_bytes()
+        for folder, module, names in _IMPORT.findall(known[path].decode()):
+            if folder in ("fastpath", package):
+                waiting += [_HOME / folder / f"{name}.py"
+                            for name in ([module] if module else re.findall(r"\w+", names))]
+    return known
+
+
 @cache
 def cache_dir(package: str) -> Path:
-    """Where the kernels of `package` are kept: fastpath's sources, its own, numba, CPU."""
+    """Where the kernels of `package` are kept: named by their sources, numba and the CPU."""
     digest = hashlib.sha256()
-    for name in sorted({"fastpath", package}):
-        for source in sorted((_HOME / name).glob("*.py")):
-            digest.update(source.name.encode() + source.read_bytes())
+    for source, octets in sorted(_sources(package).items()):
+        digest.update(source.name.encode() + octets)
     llvm = llvmlite.binding
     for part in (numba.__version__, sys.version, llvm.get_host_cpu_name(),
                  llvm.get_host_cpu_features().flatten()):

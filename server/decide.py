@@ -344,8 +344,8 @@ def decide(world: World, asked: Asked, who: Words, hardware: int, now_s: int,
 
     who: uint64[4], the client's identity. hardware: his chaddr as a number. Returns (answer,
     row, cause, lease time): OFFER, ACK, NAK or SILENT; the row of the address in an OFFER or in
-    an ACK to a REQUEST, or of the lease that ended, else NONE; an index into CAUSES; seconds. The settings
-    that count for the reply are chosen in `sets.layers`.
+    an ACK to a REQUEST, or of the lease that ended, else NONE; an index into CAUSES; seconds.
+    The settings that count for the reply are chosen in `sets.layers`.
     """
     choose_layers(world.sets, asked.reservation, np.int64(NONE), asked.subnet, asked.classes)
     if asked.kind == INFORM:

@@ -8,6 +8,8 @@ from server.arrays import Tables
 from server.config import Resolved
 from server.leases import BOUND, FREE, OFFERED, RESERVED
 
+_MOST_SUBNETS = 8
+
 
 def serving_line(resolved: Resolved, tables: Tables) -> str:
     """What is served and where, in one line."""
@@ -50,11 +52,8 @@ def summary_line(final: dict[str, Any], title: str = "ended after") -> str:
     return "\n".join([*lines, f"  not served  {said}"] if said else lines)
 
 
-def live_view(before: dict[str, Any] | None, now: dict[str, Any]) -> Any:
-    """The live panel: rates since the last picture, totals, the pool, what was refused."""
-    from rich.columns import Columns
-    from rich.panel import Panel
-    from rich.progress_bar import ProgressBar
+def _messages(before: dict[str, Any] | None, now: dict[str, Any]) -> Any:
+    """Each type of message: how many, how fast, and how long its answer took."""
     from rich.table import Table
 
     seconds = now["uptime_s"] - before["uptime_s"] if before else 0.0
@@ -64,22 +63,57 @@ def live_view(before: dict[str, Any] | None, now: dict[str, Any]) -> Any:
             return "-"
         return f"{(now[side].get(name, 0) - before[side].get(name, 0)) / seconds:,.0f}"
 
-    messages = Table(box=None, pad_edge=False)
-    for title in ("message", "received", "per s", "sent", "per s"):
-        messages.add_column(title, justify="left" if title == "message" else "right")
+    table = Table(box=None, pad_edge=False)
+    for title in ("message", "received", "per s", "sent", "per s", "p50 us", "p99 us"):
+        table.add_column(title, justify="left" if title == "message" else "right")
     for name in now["received"]:
         if now["received"][name] or now["sent"].get(name):
-            messages.add_row(name.upper(), f"{now['received'][name]:,}", rate("received", name),
-                             f"{now['sent'].get(name, 0):,}", rate("sent", name))
-    pool = now["pool"]
-    used = pool["bound"] + pool["offered"]
-    state = Table(box=None, show_header=False, pad_edge=False)
-    state.add_row("pool", ProgressBar(total=pool["addresses"], completed=used, width=24))
-    for name in ("bound", "offered", "declined", "free"):
-        state.add_row(name, f"{pool[name]:,}")
-    troubles = {**now["refused"], **now["causes"], "rx_ring_drops": now["rx_ring_drops"]}
+            took = now["response_us"].get(name, {})
+            table.add_row(name.upper(), f"{now['received'][name]:,}", rate("received", name),
+                          f"{now['sent'].get(name, 0):,}", rate("sent", name),
+                          *(f"{took[point]:,}" if point in took else "" for point in ("p50", "p99")))
+    return table
+
+
+def _pools(now: dict[str, Any]) -> Any:
+    """How full each subnet is; the fullest first where there are many."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    def used(row: dict[str, Any]) -> int:
+        return int(row["bound"] + row["offered"])
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("subnet", "", "bound", "offered", "declined", "free"):
+        table.add_column(title, justify="left" if title in ("subnet", "") else "right")
+    rows = sorted(now["subnets"], key=lambda row: -used(row) / max(1, row["addresses"]))
+    for row in rows[:_MOST_SUBNETS]:
+        bar = ProgressBar(total=max(1, row["addresses"]), completed=used(row), width=16)
+        table.add_row(row["subnet"], bar, *(f"{row[name]:,}" for name in (
+            "bound", "offered", "declined", "free")))
+    if len(rows) > _MOST_SUBNETS:
+        table.add_row(f"… {len(rows) - _MOST_SUBNETS:,} more subnets")
+    return table
+
+
+def live_view(before: dict[str, Any] | None, now: dict[str, Any]) -> Any:
+    """The live panel: rates since the last picture, response times, pools, what went wrong."""
+    from rich.columns import Columns
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+
+    wrong = Table(box=None, show_header=False, pad_edge=False)
+    troubles = {**now["refused"], **now["causes"]}
+    troubles |= {f"ring drops {row['name']}": row["rx_ring_drops"] for row in now["interfaces"]}
     for name, count in troubles.items():
         if count:
-            state.add_row(name.replace("_", " "), f"[yellow]{count:,}[/]")
-    return Panel(Columns([messages, state], padding=(0, 6)),
-                 title=f"dhcp-server  {now['uptime_s']:.0f} s", title_align="left")
+            wrong.add_row(name.replace("_", " "), f"[yellow]{count:,}[/]")
+    for name, count in now["faults"].items():
+        wrong.add_row(f"fault {name}", f"[magenta]{count:,}[/]")
+    stored = now.get("lease_file")
+    if stored:
+        state = f"{stored['records']:,}" if stored["storing"] else "[red]cannot be written[/]"
+        wrong.add_row("lease records stored", state)
+    body = Group(Columns([_messages(before, now), wrong], padding=(0, 6)), "", _pools(now))
+    return Panel(body, title=f"dhcp-server  {now['uptime_s']:.0f} s", title_align="left")

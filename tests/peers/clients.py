@@ -13,6 +13,7 @@ client says happened is read from there; nothing under /etc, /run or /var/lib is
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from tests.peers.unpack import program
 # appears under its name complete: tests wait for it.
 _SCRIPT = """\
 #!/bin/sh
+{probe}
 case "$1$reason" in
 bound|renew) ip -4 addr replace "$ip/$mask" dev "$interface" ;;
 BOUND|RENEW|REBIND|REBOOT)
@@ -41,9 +43,15 @@ record=$(date +%s%N)
 event=$1 env -0 > "{folder}/.$record"
 mv "{folder}/.$record" "{folder}/$record.event"
 """
+# An address in use makes the script end with 1, which dhclient answers with a DECLINE.
+_ARPING = """\
+case "$reason" in
+BOUND) {arping} -q -D -c 1 -w 1 -I "$interface" "$new_ip_address" || exit 1 ;;
+esac"""
 # dhcpcd cannot be told to keep its state elsewhere; these mounts are seen by it alone.
 _PRIVATE_STATE = ("mount -t tmpfs none /run && mount -t tmpfs none /var/lib && "
-                  "mkdir /run/dhcpcd /var/lib/dhcpcd && exec \"$@\"")
+                  "mkdir /run/dhcpcd /var/lib/dhcpcd && mount --bind \"$0\" /var/lib/dhcpcd && "
+                  "exec \"$@\"")
 _LEASED = frozenset({"bound", "renew", "rebind", "reboot"})
 
 
@@ -104,7 +112,7 @@ class Client(ABC):
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix=f"dnt-{type(self).__name__.lower()}-"))
-        self._script.write_text(_SCRIPT.format(folder=self.folder))
+        self._script.write_text(_SCRIPT.format(folder=self.folder, probe=self._probe()))
         self._script.chmod(0o755)
         return self
 
@@ -115,6 +123,10 @@ class Client(ABC):
         if self.process:
             stop(self.process)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _probe(self) -> str:
+        """What the script does before anything else."""
+        return ""
 
     @property
     def _script(self) -> Path:
@@ -144,11 +156,29 @@ class Client(ABC):
         wait_until(f"a lease by {type(self).__name__}", come, timeout_s)
         return self.leased[known]
 
+    def start(self) -> None:
+        """Start the client and wait for nothing."""
+        self.process = self.namespace.popen(self._command(), log=self.folder / "log")
+
     def get(self, timeout_s: float = 10.0) -> Event:
         """Start the client; returns its `bound`. Raises TimeoutError where none comes."""
         known = len(self.leased)
-        self.process = self.namespace.popen(self._command(), log=self.folder / "log")
+        self.start()
         return self._next_lease(known, timeout_s)
+
+    def next(self, *what: str, after: int, timeout_s: float = 10.0) -> Event:
+        """The first event of these names since number `after`; waits for it."""
+        def found() -> list[Event]:
+            return [event for event in self.events[after:] if event.what in what]
+
+        wait_until(f"{type(self).__name__} to say {' or '.join(what)}", lambda: bool(found()),
+                   timeout_s)
+        return found()[0]
+
+    def leave(self) -> None:
+        """End the client without a word to the server; `get` starts it again from its files."""
+        if self.process:
+            stop(self.process)
 
     def renew(self, timeout_s: float = 10.0) -> Event:
         """Have the client renew with its server (unicast REQUEST); returns its `renew`."""
@@ -196,10 +226,15 @@ class Dhclient(Client):
     """ISC dhclient. It renews on its own only, so `renew` waits for the client's T1.
 
     renew_after_s: T1 counted from each lease, whatever the server says; None believes the server.
+    probe: look for a new address by ARP first, and decline it where somebody answers.
     """
 
     renew_after_s: int | None = None
+    probe: bool = False
     released_words = "DHCPRELEASE of"
+
+    def _probe(self) -> str:
+        return _ARPING.format(arping=shlex.join(program("arping").argv())) if self.probe else ""
 
     def _files(self) -> list[str]:
         t1 = f"supersede dhcp-renewal-time {self.renew_after_s};\n" if self.renew_after_s else ""
@@ -209,7 +244,8 @@ class Dhclient(Client):
                 "-pf", str(self.folder / "pid"), "-sf", str(self._script)]
 
     def _command(self) -> list[str]:
-        return program("dhclient").argv(*self._files(), "-d", *self.arguments, self.interface)
+        return program("dhclient").argv(*self._files(), "-d", "--decline-wait-time", "1",
+                                        *self.arguments, self.interface)
 
     def _ask_to_renew(self) -> None:
         pass
@@ -237,7 +273,9 @@ class Dhcpcd(Client):
         command = program("dhcpcd").argv(
             "-4", "-B", "-d", "--nodev", "-f", str(place), "-c", str(self._script),
             *self.arguments, self.interface)
-        return ["sh", "-c", _PRIVATE_STATE, "sh", *command]
+        state = self.folder / "state"
+        state.mkdir(exist_ok=True)
+        return ["sh", "-c", _PRIVATE_STATE, str(state), *command]
 
     def rebind(self, timeout_s: float = 10.0) -> Event:
         """Have the client confirm its lease by broadcast (`dhcpcd -n`), a `renew` in its words."""

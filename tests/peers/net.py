@@ -130,6 +130,12 @@ def stop(process: subprocess.Popen[Any], how: int = signal.SIGTERM) -> int:
     return process.wait()
 
 
+def quiet(namespace: Namespace) -> None:
+    """Make the namespace, with IPv6 off: nothing in it speaks by itself."""
+    _ip(f"netns add {namespace.name}\n")
+    namespace.run(["sh", "-c", _NO_IPV6])
+
+
 @dataclass(frozen=True)
 class Net:
     """What `two_namespaces` built: `eth0` in the client's and in the server's namespace.
@@ -190,8 +196,7 @@ def two_namespaces(bridge: bool = False, server_address: str = "10.16.0.1/12",
     made = [Namespace(token + role) for role in roles]
     try:
         for namespace in made:
-            _ip(f"netns add {namespace.name}\n")
-            namespace.run(["sh", "-c", _NO_IPV6])
+            quiet(namespace)
         net = Net(made[0], made[1], made[2] if bridge else None, server_address, client_address)
         _wire(net)
         wait_until("carrier", lambda: _carries(net))

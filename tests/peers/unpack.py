@@ -46,6 +46,8 @@ PACKAGE_OF = {
     "udhcpd": "udhcpd",
     "tshark": "tshark",
     "dumpcap": "tshark",
+    "arping": "iputils-arping",
+    "systemd-networkd": "systemd",
 }
 
 _APT_CONF = """\
@@ -256,12 +258,14 @@ def ensure(*packages: str) -> Path:
 def _library_path(tree: Path) -> str:
     """Every folder of `tree` that holds shared libraries, in the loader's order."""
     roots = [tree / "usr/lib", tree / "lib"]
-    places = [place for root in roots for place in (*sorted(root.glob("*-linux-*")), root)]
+    # systemd keeps a library of its own one folder deeper.
+    places = [place for root in roots for place in (
+        *sorted(root.glob("*-linux-*")), *sorted(root.glob("*-linux-*/systemd")), root)]
     return ":".join(str(p) for p in places if any(p.glob("*.so*")))
 
 
 def _in_tree(tree: Path, name: str) -> Path | None:
-    for place in ("usr/sbin", "sbin", "usr/bin", "bin"):
+    for place in ("usr/sbin", "sbin", "usr/bin", "bin", "usr/lib/systemd", "lib/systemd"):
         # A link may point to an absolute path, which means another place outside the tree.
         if os.path.lexists(found := tree / place / name):
             return found
