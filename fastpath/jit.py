@@ -95,7 +95,8 @@ def cache_root() -> Path:
     return scratch
 
 
-_IMPORT = re.compile(r"^\s*from (\w+)(?:\.(\w+))? import (\(.*?\)|[^\n]*)", re.MULTILINE | re.DOTALL)
+_IMPORT = re.compile(r"^\s*from (\w+)(?:\.(\w+))? import (\(.*?\)|[^\n]*)",
+                     re.MULTILINE | re.DOTALL)
 
 
 def _sources(package: str) -> dict[Path, bytes]:

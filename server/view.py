@@ -71,7 +71,8 @@ def _messages(before: dict[str, Any] | None, now: dict[str, Any]) -> Any:
             took = now["response_us"].get(name, {})
             table.add_row(name.upper(), f"{now['received'][name]:,}", rate("received", name),
                           f"{now['sent'].get(name, 0):,}", rate("sent", name),
-                          *(f"{took[point]:,}" if point in took else "" for point in ("p50", "p99")))
+                          *(f"{took[point]:,}" if point in took else ""
+                            for point in ("p50", "p99")))
     return table
 
 
