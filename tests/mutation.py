@@ -33,14 +33,14 @@ N_GIADDR, N_FIRST, N_SIZE = range(3)
 MOST_LENGTH = 1900
 SLOT_NUMBERS = 1 << 13
 CLIENT_MAC = 0x02667A000000
-_MARK = b"\xc5\x5e\xc2"
+MARK = b"\xc5\x5e\xc2"
 OF_FRAME, OF_CLIENT = ord("f"), ord("c")
-_M0, _M1, _M2 = _MARK
+_M0, _M1, _M2 = MARK
 _XID, _CIADDR, _GIADDR, _CHADDR, _OPTIONS = (wire.XID, wire.CIADDR, wire.GIADDR, wire.CHADDR,
                                              wire.OPTIONS)
 _U13, _U7, _U17, _U32 = np.uint64(13), np.uint64(7), np.uint64(17), np.uint64(32)
 # How many edits a frame gets, and octets and addresses that mean something to a server.
-EDITS = np.array([0, 0, 1, 1, 2, 3, 5, 9])
+EDITS = np.array([0, 0, 0, 1, 1, 2, 3, 7])
 OCTETS = np.array([0, 1, 2, 3, 4, 5, 50, 51, 52, 53, 54, 55, 57, 61, 77, 80, 82, 108, 118, 255])
 ADDRESSES = np.array([0, 0xFFFFFFFF, 0xC0000201, 0xC00002FF, 0xC0000210, 0x7F000001, 0xE0000001,
                       0x0A010001, 0x0A020011, 0x0A630010])
@@ -61,7 +61,7 @@ class Seeds(NamedTuple):
 
 def secret(kind: int) -> bytes:
     """Eight octets that `mutate` makes those of one frame (OF_FRAME) or client (OF_CLIENT)."""
-    return _MARK + bytes([kind]) + bytes(4)
+    return MARK + bytes([kind]) + bytes(4)
 
 
 def _layout(data: bytes) -> tuple[list[int], list[tuple[int, int]]]:
@@ -217,22 +217,22 @@ def _edit(seeds: Seeds, networks: npt.NDArray[np.int64], mem: Memory, at: int, l
 @kernel
 def _sign(mem: Memory, at: int, length: int, bootp: int, number: int, client: int) -> None:
     """Write the frame's number, and whose each secret is."""
-    if length >= bootp + _OPTIONS:
-        put32(mem, at + bootp + _XID, number & 0xFFFFFFFF)
-        put16(mem, at + bootp + _CHADDR + 14, number % SLOT_NUMBERS)
     for i in range(at + bootp, at + length - 7):
         if mem[i] == _M0 and mem[i + 1] == _M1 and mem[i + 2] == _M2:
             if mem[i + 3] == OF_FRAME:
                 put32(mem, i + 4, number & 0xFFFFFFFF)
             elif mem[i + 3] == OF_CLIENT:
                 put32(mem, i + 4, client)
+    if length >= bootp + _OPTIONS:
+        put32(mem, at + bootp + _XID, number & 0xFFFFFFFF)
+        put16(mem, at + bootp + _CHADDR + 14, number % SLOT_NUMBERS)
 
 
 @kernel
 def _repair(seeds: Seeds, mem: Memory, at: int, length: int, row: npt.NDArray[np.int64],
             chance: Words) -> None:
     """Make most frames sound up to UDP, so that what they say is looked at."""
-    how, ip, udp = pick(chance, 16), at + row[S_IP], at + row[S_BOOTP] - 8
+    how, ip, udp = pick(chance, 24), at + row[S_IP], at + row[S_BOOTP] - 8
     if how == 0 or length < row[S_BOOTP]:
         return
     if how > 3:

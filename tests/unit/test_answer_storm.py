@@ -73,7 +73,8 @@ def invented(chance: random.Random) -> Message:
 
 def server_of(asked: Message) -> bytes:
     """RFC 5107: the relay's word, if it is the first of its code and four octets; else ours."""
-    info, at = asked.options.get(82, b""), 0
+    # Without giaddr no relay has spoken.
+    info, at = asked.options.get(82, b"") if int(asked.giaddr) else b"", 0
     while at + 2 <= len(info) and at + 2 + info[at + 1] <= len(info):
         if info[at] == 11:
             return info[at + 2:at + 6] if info[at + 1] == 4 else SERVER.packed
