@@ -27,12 +27,13 @@ from server.model import (
     SharedNetwork,
     Subnet,
 )
+from tests.frames import repaired
 from tests.mutation import CLIENT_MAC, OF_CLIENT, OF_FRAME, Seeds, make_seeds, secret
 from tests.serving import SERVER
 
 IP = IPv4Address
 CAPTURED = Path(__file__).parent / "data" / "fuzz_seeds.txt"
-CLIENTS = 120
+CLIENTS = 40
 # Of the first, clients need no relay; the last belongs to the clients that must keep theirs.
 _PLACES = (("192.0.2.1", "192.0.2.16", 64), ("10.1.0.1", "10.1.0.16", 32),
            ("10.2.0.1", "10.2.0.16", 9), ("10.3.0.1", "10.3.0.16", 20),
@@ -142,7 +143,9 @@ def made() -> Iterator[bytes]:
         yield Frame(src_mac=mac, vlans=vlans, src_ip=_RELAY if relayed else IP(0),
                     dst_ip=SERVER if relayed else IP("255.255.255.255"), payload=payload).encode()
     data = Frame(src_mac=mac, payload=payloads[0]).encode()
-    yield data[:14] + b"\x46" + data[15:34] + b"\x94\4\0\0" + data[34:]
+    longer = len(data) - 14 + 4
+    yield repaired(data[:14] + b"\x46\0" + longer.to_bytes(2, "big") + data[18:34]
+                   + b"\x94\4\0\0" + data[34:], udp=True)
     yield Frame(src_mac=mac, dst_ip=_OTHER, payload=payloads[0]).encode()
 
 

@@ -6,7 +6,7 @@ it (`secret`) is rewritten to name the frame, or the client, whose it is.
 """
 
 # Compiled kernels: numpy scalars and Python integers are one thing there.
-# mypy: disable-error-code="arg-type, assignment, return-value"
+# mypy: disable-error-code="arg-type, assignment, no-any-return, return-value"
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def _layout(data: bytes) -> tuple[list[int], list[tuple[int, int]]]:
     while data[ip - 2:ip] in (b"\x81\0", b"\x88\xa8"):
         ip += 4
     bootp = ip + (data[ip] & 15) * 4 + 8
-    at, options, values = bootp + _OPTIONS, [], {50: 0, 54: 0, 61: 0}
+    at, values = bootp + _OPTIONS, {50: 0, 54: 0, 61: 0}
+    options: list[tuple[int, int]] = []
     has_cookie = data[bootp + wire.COOKIE:at] == wire.MAGIC_COOKIE.to_bytes(4, "big")
     while has_cookie and at < len(data) and data[at] != END:
         if data[at] == 0:
@@ -87,7 +88,8 @@ def _layout(data: bytes) -> tuple[list[int], list[tuple[int, int]]]:
 
 def make_seeds(frames: Iterable[bytes]) -> Seeds:
     """Seeds of sound frames to a server."""
-    mem, rows, options = b"", [], []
+    mem, rows = b"", []
+    options: list[tuple[int, int]] = []
     for data in frames:
         places, found = _layout(data)
         rows.append([len(mem), len(data), *places, len(options), len(found)])
@@ -184,12 +186,14 @@ def _edit(seeds: Seeds, networks: npt.NDArray[np.int64], mem: Memory, at: int, l
     """Change one thing; returns the new length of the frame."""
     how, options = pick(chance, 16), row[S_BOOTP] + _OPTIONS
     if how < 4 and length > options:
-        mem[at + options + pick(chance, length - options)] = _pick_octet(chance)
+        where = at + options + pick(chance, length - options)
+        mem[where] = _pick_octet(chance)
     elif how == 4 and length > 0:
         where = at + pick(chance, length)
         mem[where] = np.int64(mem[where]) ^ 1 << pick(chance, 8)
     elif how == 5 and length >= options:
-        mem[at + row[S_BOOTP] + pick(chance, _OPTIONS)] = _pick_octet(chance)
+        where = at + row[S_BOOTP] + pick(chance, _OPTIONS)
+        mem[where] = _pick_octet(chance)
     elif 6 <= how <= 7 and row[S_OPTIONS] > 0:
         where = seeds.option[row[S_FIRST] + pick(chance, row[S_OPTIONS]), 0] - row[S_AT] + 1
         value = pick(chance, 256) if pick(chance, 2) else np.int64(
@@ -206,7 +210,9 @@ def _edit(seeds: Seeds, networks: npt.NDArray[np.int64], mem: Memory, at: int, l
             length = max(length, tail + 1)
     elif how == 14 and row[S_OPTIONS] > 0:
         where = seeds.option[row[S_FIRST] + pick(chance, row[S_OPTIONS]), 0] - row[S_AT]
-        length = max(length, _splice(seeds, mem, at, where, length, chance))
+        after = _splice(seeds, mem, at, where, length, chance)
+        if after != where:
+            length = max(length, after)
     elif how == 15 and length >= options:
         address = (ADDRESSES[pick(chance, len(ADDRESSES))] if pick(chance, 2)
                    else networks[pick(chance, len(networks)), N_FIRST] + pick(chance, 8))
