@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastpath.errors import SystemRefused
 from fastpath.files import check_writable, write_json
 from fastpath.jit import warm_up
 from fastpath.log import Log
@@ -96,6 +97,8 @@ class Server:
                 warm_up("server", lambda: touch(self._ports[0]))
                 if user:
                     store.become(user)
+                    if ways.stats_file:
+                        check_writable(ways.stats_file)
                 store.recover(tables, self._unix_s())
                 self._store, self._metrics = store, metrics
                 self._announce(tables)
@@ -121,6 +124,7 @@ class Server:
         self.log.info(serving_line(self._resolved, tables), event="serving")
         if self._metrics:
             self.log.info(f"metrics at {self._metrics.url}", event="metrics")
+            self._metrics.show(self._snapshot())
         notify("READY=1")
 
     def _loop(self, signals: Signals, panel: Panel) -> None:
@@ -167,7 +171,11 @@ class Server:
             final = self._snapshot()
             self.log.info(summary_line(final, "statistics"), event="statistics", statistics=final)
             if self._ways.stats_file:
-                write_json(self._ways.stats_file, final)
+                try:
+                    write_json(self._ways.stats_file, final)
+                except SystemRefused as error:
+                    # No reason to stop serving.
+                    self.log.error(error.what, event="statistics_failed")
         if signals.reload != self._reloads and self._reload is None:
             self._reloads = signals.reload
             notify_reloading()

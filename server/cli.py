@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from server.structure import Structure
 
 _STRUCTURE = "server.structure"
+# Keys of the file's `logging:` section, and the parameters they stand for.
+_LOGGING = {"level": "log_level", "format": "log_format", "verbose": "verbose",
+            "live_stats": "live"}
 # How to run, apart from what to answer: shown by --check as it is.
 _RUNNING = ("lease_file", "durability", "metrics", "user", "stats_json", "verbose", "live",
             "log_level", "log_format")
@@ -272,7 +275,11 @@ def _check(config: Config, running: dict[str, Any]) -> int:
         config = replace(resolved.config, range=Range())
     shown = {name: str(value) if isinstance(value, Path) else value
              for name, value in running.items()}
+    # What the file says of these stands in a section of its own.
+    logging = {key: shown.pop(name) for key, name in _LOGGING.items() if name in shown}
     print(effective(config, shown), end="")
+    print("logging:", *(f"  {key}: {str(value).lower()}" for key, value in logging.items()),
+          sep="\n")
     return 0
 
 

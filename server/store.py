@@ -7,6 +7,7 @@ servers may serve) and tries again several times a second; it goes on when the d
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -120,6 +121,11 @@ class Store:
             # A compacted file is put beside the old one.
             raise SystemRefused(f"user {user.name!r} cannot write in {place.parent}, where the "
                                 "lease file is", f"chown {user.name} {place.parent}")
+        if place and not os.access(sys.executable, os.X_OK):
+            # Root's own home is closed to others: no reason not to serve.
+            self._log.warning(f"lease file {self._path} will not be compacted: user {user.name!r} "
+                              f"cannot run {sys.executable}, which would do it",
+                              event="no_compaction")
 
     def counts(self) -> dict[str, Any] | None:
         """For statistics; None without a lease file."""
@@ -130,5 +136,11 @@ class Store:
                 "storing": not self._failing_since}
 
     def close(self) -> None:
-        if self._journal is not None:
+        """Let go of the file; where it cannot be synced any more, only the log says so."""
+        if self._journal is None:
+            return
+        try:
             self._journal.close()
+        except StoreFailed as error:
+            self._log.error(f"lease file {self._path} could not be synced at the end: "
+                            f"{error.strerror}", event="store_failed", error=error.strerror)

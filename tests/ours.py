@@ -12,6 +12,7 @@ import csv
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -70,13 +71,14 @@ def program(module: str) -> list[str]:
 class OurServer:
     """dhcp-server, from readiness to its summary; `stats` is there after the `with` block.
 
-    interface: "" to leave it to the server. environment: beside our own.
+    interface: "" to leave it to the server. environment: beside our own. user: whom it becomes.
     """
 
     namespace: Namespace
     arguments: Sequence[str] = POOL
     interface: str = INTERFACE
     environment: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
     stats: dict[str, Any] = field(init=False, default_factory=dict)
     code: int | None = field(init=False, default=None)
 
@@ -84,9 +86,12 @@ class OurServer:
         self._folder = tempfile.TemporaryDirectory(prefix="dnt-server-")
         self._log = Path(self._folder.name, "log")
         self._stats = Path(self._folder.name, "stats.json")
+        if self.user:
+            shutil.chown(self._folder.name, self.user)
         self.process = self.namespace.popen(
             [*program("server"), *(["--interface", self.interface] if self.interface else []),
-             "--stats-json", str(self._stats), *self.arguments], log=self._log,
+             *(["--user", self.user] if self.user else []), "--stats-json", str(self._stats),
+             *self.arguments], log=self._log,
             env={**os.environ, **self.environment})
         try:
             wait_until("dhcp-server to serve", self._ready, START_S)

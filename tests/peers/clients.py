@@ -247,6 +247,11 @@ class Dhclient(Client):
         return program("dhclient").argv(*self._files(), "-d", "--decline-wait-time", "1",
                                         *self.arguments, self.interface)
 
+    def leave(self) -> None:
+        # It calls the script before all is written down.
+        wait_until("dhclient to be done", lambda: self.log.count("bound to") >= len(self.leased))
+        super().leave()
+
     def _ask_to_renew(self) -> None:
         pass
 
@@ -310,7 +315,9 @@ class PerfReport:
     rate_per_s: as printed. Its clock runs on through the exit wait (-W), so that a short run
     looks slower than it was; `completed_per_s` divides by the period asked for (-p) instead,
     and is 0 where there was none.
-    code: 0, or 3 where some exchange was not completed.
+    renewal, release: zeros where -f and -F asked for none. What answers a renewal is an orphan
+    of `request_ack` too, where perfdhcp looks for its request first.
+    code: 0, or 3 where some exchange was not completed: releases never are.
     """
 
     rate_per_s: float
@@ -318,6 +325,8 @@ class PerfReport:
     malformed: int
     discover_offer: Exchange
     request_ack: Exchange
+    renewal: Exchange
+    release: Exchange
     code: int
     output: str = field(repr=False)
 
@@ -328,7 +337,8 @@ def _number(text: str, label: str) -> float:
 
 
 def _exchange(output: str, name: str) -> Exchange:
-    found = re.search(rf"\*\*\*Statistics for: {name}\*\*\*\n(.*?)(?:\n\*\*\*|\Z)", output, re.S)
+    found = re.search(rf"\*\*\*Statistics for: {re.escape(name)}\*\*\*\n"
+                      r"(.*?)(?:\n\*\*\*|\Z)", output, re.S)
     text = found[1] if found else ""
     counts = ("sent packets", "received packets", "drops", "orphans", "rejected leases",
               "non unique addresses")
@@ -361,4 +371,6 @@ def perfdhcp(namespace: Namespace, arguments: Sequence[str], interface: str = IN
     period_s = float(words[words.index("-p") + 1]) if "-p" in words else 0.0
     return PerfReport(_number(done.stdout, "Rate"), acks.received / period_s if period_s else 0.0,
                       int(_number(done.stdout, "Malformed packets")),
-                      _exchange(done.stdout, "DISCOVER-OFFER"), acks, done.returncode, done.stdout)
+                      _exchange(done.stdout, "DISCOVER-OFFER"), acks,
+                      _exchange(done.stdout, "REQUEST-ACK (renewal)"),
+                      _exchange(done.stdout, "RELEASE"), done.returncode, done.stdout)
