@@ -99,7 +99,7 @@ class Server:
                     store.become(user)
                     if ways.stats_file:
                         check_writable(ways.stats_file)
-                store.recover(tables, self._unix_s())
+                self._aside = store.recover(tables, self._unix_s())
                 self._store, self._metrics = store, metrics
                 self._announce(tables)
                 with Panel(live_view, ways.live) as panel:
@@ -179,8 +179,8 @@ class Server:
         if signals.reload != self._reloads and self._reload is None:
             self._reloads = signals.reload
             notify_reloading()
-            self._reload = Reload(self._reread, self._resolved, self._tables, self._interfaces,
-                                  now_s, self.log)
+            self._reload = Reload(self._reread, self._resolved, self._tables, self._aside,
+                                  self._interfaces, now_s, self.log)
 
     def _go_on_reloading(self, now_s: int) -> None:
         reload = self._reload
@@ -193,7 +193,7 @@ class Server:
             self._store.succeed(reload.tables, self._tables)
             rings = [port.ring for port in self._ports]
             self._ports = make_ports(rings, reload.resolved, reload.tables, self._ports)
-            self._resolved = reload.resolved
+            self._resolved, self._aside = reload.resolved, reload.aside
             self._reloads_done += 1
             self.log.info(f"configuration changed: {serving_line(self._resolved, self._tables)}",
                           event="reloaded")

@@ -91,7 +91,7 @@ class Tables(NamedTuple):
 
 
 def make_pen() -> Pen:
-    return Pen(np.zeros(64 * MOST_BATCH + 2 * MOST_RECORD, np.uint8), np.zeros(2, np.int64))
+    return Pen(np.zeros(128 * MOST_BATCH + 2 * MOST_RECORD, np.uint8), np.zeros(2, np.int64))
 
 
 def make_sent() -> Sent:

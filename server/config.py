@@ -157,6 +157,11 @@ def _attached(config: Config, interface: Interface, server: IPv4Address | None,
 def resolve(config: Config, interfaces: Sequence[Interface]) -> Resolved:
     """Check a configuration against the interfaces; raises UserError with the flag to change."""
     servers = [own_address(config, interface) for interface in interfaces]
+    if config.transport == "udp" and config.listen is not None and not any(
+            config.listen == entry.ip or (entry.ip.is_loopback and config.listen in entry.network)
+            for interface in interfaces for entry in interface.addresses):
+        raise UserError(f"no interface that is served has the address {config.listen}",
+                        "change --listen or --interface")
     if not config.networks:
         network = _from_range(config, interfaces[0], servers[0])
         config = replace(config, networks=(network,))

@@ -53,6 +53,7 @@ from server.decide import (
     NAK,
     OFFER,
     P_JOURNAL,
+    P_STORING,
     SILENT,
     decide,
 )
@@ -178,7 +179,7 @@ def answer(rx: Memory, start: int, end: int, outer: int, checksum_ready: bool, t
         inner = _inner_tag(rx, start, ip)
         if outer == NO_TAG and ip - start >= 22:
             outer = be32(rx, start + 12)
-        leased = row != NONE or reply == OFFER
+        leased = reply == OFFER or (reply == ACK and row != NONE)
         done = put_reply(mem, to, rx, Request(start, ip, bootp, outer, inner), options, asked,
                          Verdict(reply, yiaddr, leased, lease_s, us), link, world.sets,
                          tables.scratch.writer, tables.scratch.names.long_octets)
@@ -205,7 +206,9 @@ def serve(rx: Slots, tx: Slots, tables: Tables, link: Link, now_s: int, now_us: 
     sent = send_due(tx, tables, now_us, limit)
     count = 0
     faulty = len(tables.faults.rules) != 0
-    while count < limit and pen.state[PEN_USED] + MOST_RECORD <= len(pen.mem):
+    # While nothing can be stored, nothing is written down either.
+    room = len(pen.mem) if world.policy[P_STORING] == 0 else len(pen.mem) - MOST_RECORD
+    while count < limit and pen.state[PEN_USED] <= room:
         base = rx_peek(rx, count)
         to = tx_start(tx)
         if base < 0 or to < 0:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastpath.wire import MessageType
-from server.faults import DISTRIBUTIONS, KINDS, NEVER_US, RULE_COLUMNS
-from server.model import REPLIES, REQUESTS, Fault
+from server.faults import NEVER_US, RULE_COLUMNS
+from server.model import DISTRIBUTIONS, FAULT_KINDS, REPLIES, REQUESTS, Fault
 
 # Faults on arrival; all others befall a reply.
 _ARRIVING = ("drop", "nak")
@@ -43,8 +43,8 @@ def fault_rows(faults: tuple[Fault, ...]) -> npt.NDArray[np.int64]:
     rows = []
     for fault in faults:
         for requests, replies in _masks(fault):
-            rows.append((KINDS.index(fault.kind), requests, replies, round(fault.rate * 2**32),
-                         _us(fault.delay_s), _us(fault.jitter_s),
+            rows.append((FAULT_KINDS.index(fault.kind), requests, replies,
+                         round(fault.rate * 2**32), _us(fault.delay_s), _us(fault.jitter_s),
                          DISTRIBUTIONS.index(fault.distribution), fault.option,
                          _us(fault.from_s), _us(fault.until_s), _us(fault.every_s),
                          _us(fault.for_s)))

@@ -17,12 +17,10 @@ from fastpath.build import seal
 from fastpath.frame import END, PAD, Memory, be32, put32
 from fastpath.jit import kernel
 from fastpath.siphash import Words, siphash
+from server.model import DISTRIBUTIONS, FAULT_KINDS
 
-KINDS = ("drop", "delay", "duplicate", "reorder", "nak", "wrong-xid", "wrong-server-id",
-         "missing-option", "corrupt-option")
 (DROP, DELAY, DUPLICATE, REORDER, SAY_NAK, WRONG_XID, WRONG_SERVER, MISSING,
- CORRUPT) = range(len(KINDS))
-DISTRIBUTIONS = ("uniform", "normal", "exponential", "pareto")
+ CORRUPT) = range(len(FAULT_KINDS))
 _UNIFORM, _NORMAL, _EXPONENTIAL, _PARETO = range(len(DISTRIBUTIONS))
 
 # Columns of a rule. Masks have a bit a message type; RATE is out of 2**32; times in us since

@@ -38,11 +38,13 @@ from server.delay import waiting
 from server.faults import DROP, SAY_NAK, on_arrival
 from server.identity import by_circuit, by_client, by_hardware, find_suboption
 from server.leases import (
+    BOUND,
     BY_CHADDR,
     BY_CIRCUIT_ID,
     BY_CLIENT_ID,
     NONE,
     OFFERED,
+    RESERVED,
     find_client,
 )
 from server.places import find_reserved, find_subnet
@@ -64,6 +66,8 @@ _OPTIONS = wire.OPTIONS
 _KIND, _WANTED, _LEASE, _SERVER_ID, _CLIENT_ID = 53, 50, 51, 54, 61
 _RAPID_COMMIT, _V6_ONLY, _SUBNET_SELECTION, _ASKED_FOR, _RELAY = 80, 108, 118, 55, 82
 _LINK_SELECTION, _SERVER_OVERRIDE = 5, 11
+# Of an identity's first word; without the mark of a long one.
+_KIND_BITS = np.uint64(3)
 _ALL = 0xFFFFFFFF
 
 
@@ -157,6 +161,23 @@ def _has_asked_for(rx: Memory, options: Options, code: int) -> bool:
 
 
 @kernel
+def _of_his_circuit(tables: Tables) -> tuple[int, int]:
+    """(reservation, row) by which the client at hand has a lease already, or (NONE, NONE).
+
+    Who renews does so past the relay, so nothing says on which circuit he is (RFC 2131 section
+    4.3.2, RENEWING); that he has the lease says it.
+    """
+    leases, reserved = tables.world.leases, tables.reserved
+    row = find_client(leases, tables.scratch.names.who)
+    if row != NONE and leases.state[row] == BOUND and leases.home[row] == RESERVED:
+        for i in range(len(reserved.row)):
+            kind = np.int64(reserved.identity[i, 0] & _KIND_BITS)
+            if reserved.row[i] == row and kind == BY_CIRCUIT_ID:
+                return np.int64(i), row
+    return np.int64(NONE), np.int64(NONE)
+
+
+@kernel
 def read(rx: Memory, bootp: int, kind: int, us: int, network: int, subnet: int,
           tables: Tables) -> Asked:
     """The message as numbers; its client's identity is left in `scratch.names.who`."""
@@ -168,13 +189,17 @@ def read(rx: Memory, bootp: int, kind: int, us: int, network: int, subnet: int,
         if reservation != NONE:
             row = np.int64(reserved.row[reservation])
     by_client(tables.scratch.names, rx, bootp, options, network, tables.world.leases.key)
+    ciaddr, giaddr = be32(rx, bootp + _CIADDR), be32(rx, bootp + _GIADDR)
+    if (reservation == NONE and kind == REQUEST and ciaddr != 0 and giaddr == 0
+            and reserved.kinds[0] >> BY_CIRCUIT_ID & 1):
+        reservation, row = _of_his_circuit(tables)
     no_address = kind == DISCOVER and _has_asked_for(rx, options, np.int64(_V6_ONLY))
     if no_address:
         choose_layers(tables.world.sets, reservation, np.int64(NONE), subnet, classes)
         _, size = find_setting(tables.world.sets, np.int64(_V6_ONLY))
         no_address = size != 0
     server = _option32_or_absent(rx, options, np.int64(_SERVER_ID))
-    return Asked(kind, be32(rx, bootp + _CIADDR), be32(rx, bootp + _GIADDR),
+    return Asked(kind, ciaddr, giaddr,
                  _option32_or_absent(rx, options, np.int64(_WANTED)), server, server == us,
                  _option32_or_absent(rx, options, np.int64(_LEASE)),
                  options.length[_RAPID_COMMIT] >= 0, no_address, network, subnet, classes,

@@ -123,7 +123,7 @@ class Journal:
         # False while something has to be put right before the next append: see `_mend`.
         self._sound = False
         self._recovered = False
-        self._directory_unsure = False
+        self._directory_unsure = self._gone = False
         self._failure = StoreFailed(errno.EIO, os.strerror(errno.EIO))
         self._mend_at = self._compact_at = 0.0
         self._compacted_size = 0
@@ -192,6 +192,9 @@ class Journal:
         payload: uint8[at most MOST_PAYLOAD], contiguous, writable. With `strict` it is on disk
         after this; otherwise it takes some microseconds.
         """
+        if self._gone:
+            raise StoreFailed(errno.ENOENT, "the file was moved, removed or replaced; its leases "
+                              f"are in /proc/{os.getpid()}/fd/{self._fd} while we run")
         if not self._sound or (self._syncer is not None and self._syncer.results):
             self._settle()
         length, octets = len(payload), payload.data
@@ -300,6 +303,7 @@ class Journal:
         now_s: Unix seconds. Takes some milliseconds at most, but for the step that puts a
         compacted file in place, which syncs about a megabyte.
         """
+        self._gone = not self._is_there()
         try:
             self._settle()
         except StoreFailed:
@@ -313,6 +317,13 @@ class Journal:
                 self._switch(self._compaction)
         except OSError as error:
             self._give_up(error)
+
+    def _is_there(self) -> bool:
+        """Whether the path still leads to our file: what we append to another is lost."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except OSError:
+            return False
 
     def _is_due(self) -> bool:
         return (self.size > max(COMPACT_FROM, COMPACT_GROWTH * self._compacted_size)

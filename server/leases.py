@@ -49,7 +49,8 @@ class Leases(NamedTuple):
     expires_s: uint32[rows], Unix second at which an OFFERED, BOUND or DECLINED row falls free;
         the same memory as the wheel's `due`.
     bucket, chain: int32, hash table by identity: first row of a bucket, next row after a row.
-    older, newer: int32[rows], the queues of FREE rows as doubly linked lists.
+    older, newer: int32[rows], the queues of FREE rows as doubly linked lists; the same memory
+        as the wheel's links, for a row is in a queue or has a deadline, never both.
     ends: int32[pools, 2], OLDEST and NEWEST free row of each pool.
     first_row, pool: int64, int32 by range of addresses: its first row, and its pool or NONE.
     used: int64[pools + 1, 6], rows in each state by pool; the last for those of none.
@@ -101,8 +102,8 @@ def make_leases(spans: list[Span], excluded: list[int], reserved: list[int], now
         expires_s=wheel.due,
         bucket=np.full(1 << max(4, (rows - 1).bit_length()), NONE, np.int32),
         chain=np.empty(rows, np.int32),
-        older=np.empty(rows, np.int32),
-        newer=np.empty(rows, np.int32),
+        older=wheel.prev[:rows],
+        newer=wheel.next[:rows],
         ends=np.full((pools, 2), NONE, np.int32),
         first_row=first_row,
         pool=np.array([span.pool for span in spans], np.int32),
@@ -238,9 +239,12 @@ def _dequeue(leases: Leases, row: int) -> None:
 def _move(leases: Leases, wheel: Wheel, row: int, state: int, until_s: int) -> None:
     """Change a row's state; `until_s` is when it falls free, FOREVER_S for never."""
     was = np.int64(leases.state[row])
-    if was == FREE and state != FREE:
+    if was == FREE:
         _dequeue(leases, row)
-    elif was != FREE and state == FREE:
+        # To the wheel: no deadline.
+        leases.newer[row] = NONE
+    disarm(wheel, row)
+    if state == FREE:
         _enqueue(leases, row)
     totals, used = leases.totals, leases.used
     under = _kept_under(leases, pool_of(leases, row))
@@ -250,7 +254,6 @@ def _move(leases: Leases, wheel: Wheel, row: int, state: int, until_s: int) -> N
     totals[state] += 1
     leases.state[row] = state
     if state in (FREE, RESERVED) or until_s >= FOREVER_S:
-        disarm(wheel, row)
         leases.expires_s[row] = min(until_s, np.int64(MASK32))
     else:
         arm(wheel, row, until_s)

@@ -15,7 +15,14 @@ from fastpath.errors import NetlabError, UserError
 from fastpath.interface import Interface
 from fastpath.log import Log
 from server.arrays import Tables
-from server.carry import carry, carry_changes, watch_changes
+from server.carry import (
+    Aside,
+    bring_back,
+    carry,
+    carry_changes,
+    make_aside,
+    watch_changes,
+)
 from server.config import Resolved, resolve
 from server.model import Config
 from server.tables import make_tables
@@ -29,18 +36,19 @@ _FIXED = ("interfaces", "listen", "port", "transport", "ring_slots")
 class Reload:
     """One change of configuration. Call `step` between batches until it says that it is done.
 
-    resolved, tables: the new ones, once `step` has returned True and `failed` is empty.
+    kept: leases without a place so far. resolved, tables, aside: the new ones, once `step` has
+    returned True and `failed` is empty.
     """
 
-    def __init__(self, read: Callable[[], Config], before: Resolved, tables: Tables,
+    def __init__(self, read: Callable[[], Config], before: Resolved, tables: Tables, kept: Aside,
                  interfaces: Sequence[Interface], now_s: int, log: Log) -> None:
-        self._read, self._before, self._old = read, before, tables
+        self._read, self._before, self._old, self._kept = read, before, tables, kept
         self._interfaces, self._now_s, self._log = interfaces, now_s, log
         self.resolved: Resolved | None = None
         self.tables: Tables | None = None
         self.failed = ""
         self._row = -1
-        self._homeless = 0
+        self.aside = make_aside(0)
         # The thread must not keep the packets waiting for the interpreter.
         self._interval = sys.getswitchinterval()
         sys.setswitchinterval(0.0005)
@@ -57,6 +65,9 @@ class Reload:
             self.resolved = resolve(config, self._interfaces)
             events = len(self._old.events) - 1
             tables = make_tables(self.resolved, events, self._now_s, self._old.world.leases.key)
+            most = int(self._kept.count[0]) + len(self._old.world.leases.state)
+            self.aside = make_aside(most)
+            bring_back(self._kept, tables.world, tables.scratch.names, self._now_s, self.aside)
             # What has been counted so far goes on.
             self.tables = tables._replace(
                 counts=self._old.counts, events=self._old.events, pen=self._old.pen,
@@ -83,14 +94,14 @@ class Reload:
         old, new, names = self._old.world, self.tables.world, self.tables.scratch.names
         rows = len(old.leases.state)
         if self._row < rows:
-            self._row, homeless = carry(old, new, names, self._row, _ROWS_A_STEP, now_s)
-            self._homeless += homeless
+            self._row = carry(old, new, names, self._row, _ROWS_A_STEP, now_s, self.aside)
             return False
-        if not carry_changes(old, new, names, now_s):
-            self._row = self._homeless = 0
+        if not carry_changes(old, new, names, now_s, self.aside):
+            self._row = 0
             return False
         watch_changes(old, False)
-        if self._homeless:
-            self._log.warning(f"{self._homeless:,} leases are of addresses that are not in any "
-                              "pool now", event="homeless", leases=self._homeless)
+        homeless = int(self.aside.count[0])
+        if homeless:
+            self._log.warning(f"{homeless:,} leases are of addresses that are not in any pool now",
+                              event="homeless", leases=homeless)
         return True

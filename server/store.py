@@ -16,11 +16,12 @@ from fastpath.errors import SystemRefused
 from fastpath.log import Log
 from fastpath.privileges import User, drop
 from server.arrays import PEN_RECORDS, PEN_USED, Tables
-from server.carry import replay
+from server.carry import Aside, make_aside, replay
 from server.decide import P_JOURNAL, P_STORING
 from server.journal import Durability, Journal, StoreFailed
 from server.outgoing import take_back
 from server.ports import Port
+from server.record import R_ID
 
 
 class Store:
@@ -33,14 +34,19 @@ class Store:
         self._failing_since = 0.0
         self.records = self.failures = 0
 
-    def recover(self, tables: Tables, now_s: int) -> None:
-        """Enter what the file holds into the table, and write to it from now on."""
+    def recover(self, tables: Tables, now_s: int) -> Aside:
+        """Enter what the file holds into the table, and write to it from now on.
+
+        Returns the leases of addresses that are in no pool.
+        """
         if self._journal is None:
-            return
+            return make_aside(0)
+        aside = make_aside(self._journal.size // R_ID + 1)
         began = time.monotonic()
         count = homeless = 0
         for payload in self._journal.blocks():
-            read, left_out = replay(tables.world, tables.scratch.names, payload, now_s)
+            read, left_out = replay(tables.world, tables.scratch.names, payload, now_s,
+                                    aside)
             count, homeless = count + read, homeless + left_out
         tables.world.policy[P_JOURNAL] = 1
         bound = int(tables.world.leases.totals[2])
@@ -54,6 +60,7 @@ class Store:
         if homeless:
             self._log.warning(f"lease file {self._path}: {homeless:,} records are of addresses "
                               "that are not in any pool now", event="homeless", records=homeless)
+        return aside
 
     def write(self, port: Port, sent: int) -> int:
         """Store what a batch changed; returns how many of its `sent` replies may go out."""

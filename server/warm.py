@@ -6,7 +6,14 @@ import numpy as np
 
 from fastpath.slots import make_slots
 from fastpath.wheel import next_deadline
-from server.carry import carry, carry_changes, replay, watch_changes
+from server.carry import (
+    bring_back,
+    carry,
+    carry_changes,
+    make_aside,
+    replay,
+    watch_changes,
+)
 from server.delay import waiting
 from server.engine import serve
 from server.outgoing import take_back
@@ -20,10 +27,12 @@ def touch(port: Port) -> None:
     empty = make_slots(np.zeros(4096, np.uint8), 2048, 0)
     serve(empty, empty, tables, port.link, 0, 0, 0, 1)
     take_back(empty, tables, 0)
-    replay(world, tables.scratch.names, np.zeros(0, np.uint8), 0)
-    carry(world, world, tables.scratch.names, 0, 0, 0)
+    aside, names = make_aside(0), tables.scratch.names
+    replay(world, names, np.zeros(0, np.uint8), 0, aside)
+    bring_back(aside, world, names, 0, aside)
+    carry(world, world, names, 0, 0, 0, aside)
     watch_changes(world, True)
-    carry_changes(world, world, tables.scratch.names, 0)
+    carry_changes(world, world, names, 0, aside)
     watch_changes(world, False)
     waiting(tables.delay)
     count_records(np.zeros(8, np.uint8), 8)

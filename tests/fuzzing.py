@@ -43,8 +43,8 @@ from server.arrays import MOST_BATCH, PEN_RECORDS, PEN_USED, Pen
 from server.delay import drop_all, make_delay
 from server.engine import serve
 from server.faults import CORRUPT, F_KIND, F_OPTION, MISSING
-from server.faults import KINDS as FAULTS
 from server.leases import BOUND
+from server.model import FAULT_KINDS as FAULTS
 from server.outgoing import take_back
 from server.places import row_at
 from server.record import MOST_RECORD, count_records

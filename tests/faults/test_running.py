@@ -113,7 +113,6 @@ def test_reloads_under_full_load_lose_nothing(net: Net, tmp_path: Path) -> None:
     assert times == {3600, 7200, 10800, 14400}
 
 
-@pytest.mark.xfail(strict=True, reason="a lease outside the pools is forgotten by a reload")
 def test_a_pool_that_shrinks_and_grows_gives_no_address_twice(net: Net, tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
     write(file, pools="10.16.1.0 - 10.16.1.99")
