@@ -35,7 +35,7 @@ demo: needs-root $(READY)  ## build a lab, give 20,000 clients their leases, sho
 	@$(BIN)/lab test direct --name demo --json results/demo.json -- --clients $(CLIENTS) --progress
 
 test: $(READY)  ## run all tests that this machine allows, and say what was left out
-	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/unit
+	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto tests/unit
 	@$(BIN)/python -m pytest
 
 bench: needs-root $(READY)  ## measure side by side with perfdhcp and Kea; writes bench/latest.json
