@@ -37,6 +37,8 @@ class Panel:
     def __init__(self, view: View, wanted: bool) -> None:
         self._pipe = self._child = -1
         self._next = time.monotonic()
+        # Lines that others print on it would tear the picture.
+        self.on_terminal = wanted and sys.stdout.isatty()
         self._period = PERIOD_S if sys.stdout.isatty() else PLAIN_PERIOD_S
         if wanted:
             self._start(view)

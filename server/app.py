@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ TICK_S = 0.2
 SPIN_S = 30e-6
 VERBOSE_LINES = 50
 _EVENT_ROWS = 4096
+# Lines of exchanges in the live panel.
+_RECENT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Server:
         # Every message is said with --verbose, or at level debug.
         self._events = _EVENT_ROWS if ways.verbose or self.log.wants("debug") else 0
         self._exhausted = self._events_seen = 0
+        self._recent: deque[str] = deque(maxlen=_RECENT)
         self._reload: Reload | None = None
         self._reloads = self._reloads_done = self._dumps_done = 0
         # Durability comes with each batch: larger ones share a sync.
@@ -210,11 +214,14 @@ class Server:
             self._exhausted = exhausted
         if self._events:
             lines, self._events_seen = event_lines(tables, self._events_seen, VERBOSE_LINES)
-            for line in lines:
-                self.log.info(line, event="exchange")
+            if panel.on_terminal:
+                self._recent.extend(lines)
+            else:
+                for line in lines:
+                    self.log.info(line, event="exchange")
         self.log.flush()
         if panel.due():
-            panel.show(self._snapshot())
+            panel.show({**self._snapshot(), "recent": list(self._recent)})
         if self._metrics and self._metrics.due():
             self._metrics.show(self._snapshot())
 

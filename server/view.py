@@ -103,6 +103,7 @@ def live_view(before: dict[str, Any] | None, now: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.panel import Panel
     from rich.table import Table
+    from rich.text import Text
 
     wrong = Table(box=None, show_header=False, pad_edge=False)
     troubles = {**now["refused"], **now["causes"]}
@@ -116,5 +117,7 @@ def live_view(before: dict[str, Any] | None, now: dict[str, Any]) -> Any:
     if stored:
         state = f"{stored['records']:,}" if stored["storing"] else "[red]cannot be written[/]"
         wrong.add_row("lease records stored", state)
-    body = Group(Columns([_messages(before, now), wrong], padding=(0, 6)), "", _pools(now))
+    recent = Text("\n".join(["", *now["recent"]]), style="dim", no_wrap=True)
+    body = Group(Columns([_messages(before, now), wrong], padding=(0, 6)), "", _pools(now),
+                 *([recent] if now["recent"] else []))
     return Panel(body, title=f"dhcp-server  {now['uptime_s']:.0f} s", title_align="left")
