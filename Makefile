@@ -34,9 +34,12 @@ demo: needs-root $(READY)  ## build a lab, give 20,000 clients their leases, sho
 	@mkdir -p results
 	@$(BIN)/lab test direct --name demo --json results/demo.json -- --clients $(CLIENTS) --progress
 
+# Interpreted, compiled, what has the machine to itself, and what mostly waits for real clients.
 test: $(READY)  ## run all tests that this machine allows, and say what was left out
 	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto tests/unit
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto tests/unit
+	@$(BIN)/python -m pytest tests/lab tests/faults
+	@$(BIN)/python -m pytest -n 4 tests/interop tests/wire
 
 bench: needs-root $(READY)  ## measure side by side with perfdhcp and Kea; writes bench/latest.json
 	@$(BIN)/python -m bench
