@@ -92,7 +92,7 @@ def many_leases(rounds: int, seconds: int) -> list[Figure]:
     flat = Figure("dora_1m_leases_vs_1k", "ratio", "DORA/s of dhcp-server while it holds a "
                   "million leases over the same with a thousand, 256 in flight", "about 1")
     memory = Figure("server_rss_1m_addresses", "MiB", "peak resident memory of dhcp-server with "
-                    "a pool of a million addresses, half of them leased while it is watched",
+                    "a pool of a million addresses, all of them leased",
                     "at most 200")
     pairs = []
     with _folder() as folder:
@@ -124,7 +124,7 @@ def _peak_mib(seconds: int) -> float:
     """VmHWM of a server with a million addresses under load, in MiB."""
     with loads.place() as net, OurServer(net.server, (
             "--start-ip", "10.16.1.0", "--end-ip", "10.31.67.63")) as server:
-        loads.by_tester(net, 256, 60, 500_000)
+        loads.by_tester(net, 256, 60, MANY)
         status = Path(f"/proc/{server.process.pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

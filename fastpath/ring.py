@@ -55,7 +55,9 @@ class Ring:
     """
 
     def __init__(self, name: str, ports: tuple[int, ...], *, slots: int = 4096,
-                 promiscuous: bool = False) -> None:
+                 most_unsent: int = 1 << 17, promiscuous: bool = False) -> None:
+        """slots: of the receive ring; the transmit ring has as many, but at most `most_unsent`."""
+        tx_slots = min(slots, most_unsent)
         self.interface = interface.find(name)
         self.rx_dropped = 0
         self.tx_congested = 0
@@ -73,9 +75,9 @@ class Ring:
             self.rx = make_slots(self._map(self._receiver, slots), SLOT_SIZE, 0)
             self._receiver.bind((name, _ETH_P_ALL))
 
-            self._sender = self._open(_TX_RING, slots)
+            self._sender = self._open(_TX_RING, tx_slots)
             self._sender.setsockopt(_SOL_PACKET, _QDISC_BYPASS, 1)
-            self.tx = make_slots(self._map(self._sender, slots), SLOT_SIZE, _TX_FRAME,
+            self.tx = make_slots(self._map(self._sender, tx_slots), SLOT_SIZE, _TX_FRAME,
                                  _VIRTIO_HEADER)
             self._sender.bind((name, 0))
         except BaseException:

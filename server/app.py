@@ -96,9 +96,9 @@ class Server:
                 self._resolved = resolve(self._config, self._interfaces)
                 if metrics:
                     metrics.start(user)
+                warm_up("server", touch)
                 tables = make_tables(self._resolved, self._events, self._unix_s())
                 self._ports = make_ports(rings, self._resolved, tables)
-                warm_up("server", lambda: touch(self._ports[0]))
                 if user:
                     store.become(user)
                     if ways.stats_file:

@@ -26,6 +26,8 @@ from server.tables import delay_rows, make_link
 
 _LOOPBACK = "lo"
 _USUAL_PORT = 67
+# Replies on their way: a few batches. The kernel takes them in the kick that follows each.
+_MOST_UNSENT = 1024
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ def open_rings(config: Config) -> Iterator[list[Ring | Udp]]:
         else:
             for name in config.interfaces or (choose(config.listen),):
                 rings.append(stack.enter_context(
-                    Ring(name, (config.port,), slots=config.ring_slots)))
+                    Ring(name, (config.port,), slots=config.ring_slots, most_unsent=_MOST_UNSENT)))
                 stack.enter_context(hold_port(config.port, name))
         yield rings
 
