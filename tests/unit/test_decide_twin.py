@@ -345,6 +345,12 @@ class Promises:
 
     def hear(self, said: Said, client: Client, answer: Expected, lease_s: int, now: int) -> None:
         kind, last, _ = answer
+        if kind == "nak":
+            # He is to stop using the address he named.
+            chosen = said.server is not None and said.requested is not None
+            named = said.requested if chosen or not said.ciaddr else said.ciaddr
+            if named is not None and self.of.get(named, (None,))[0] == client:
+                del self.of[named]
         if last is None:
             return
         holder = self.of.get(last)
