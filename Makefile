@@ -38,8 +38,8 @@ demo: needs-root $(READY)  ## build a lab, give 20,000 clients their leases, sho
 test: $(READY)  ## run all tests that this machine allows, and say what was left out
 	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto tests/unit
 	@$(BIN)/python -m pytest -n auto tests/unit
-	@$(BIN)/python -m pytest tests/lab tests/faults
-	@$(BIN)/python -m pytest -n 4 tests/interop tests/wire
+	@$(BIN)/python -m pytest tests/lab tests/faults tests/interop/test_peers_alone.py
+	@$(BIN)/python -m pytest -n 4 tests/interop tests/wire --ignore tests/interop/test_peers_alone.py
 
 bench: needs-root $(READY)  ## measure side by side with perfdhcp and Kea; writes bench/latest.json
 	@$(BIN)/python -m bench
