@@ -79,9 +79,9 @@ def _take_file(ctx: click.Context, param: click.Parameter, value: Path | None) -
         return value
     path = value
     if path is None and "DHCP_ENV" in os.environ:
-        from server.configure import file_of
+        from server.configfile import find_default
 
-        path = file_of(value, os.environ)
+        path = find_default(os.environ)
     if path is not None:
         from server.configfile import load
 

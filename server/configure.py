@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 from fastpath import options as registry
@@ -109,10 +108,3 @@ def make_ways(given: Mapping[str, Any]) -> Ways:
     return Ways(stats_file=given["stats_json"],
                 **{name: value for name, value in given.items()
                    if name in names and value is not None})
-
-
-def file_of(value: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The configuration file: the one named, else the one that DHCP_ENV stands for."""
-    from server.configfile import find_default
-
-    return value or find_default(environ)
