@@ -84,6 +84,13 @@ def seal(mem: Memory, ip: int, at: int) -> int:
     if at < least:
         mem[at:least] = 0
         at = least
+    set_lengths(mem, ip, at)
+    return at
+
+
+@kernel
+def set_lengths(mem: Memory, ip: int, at: int) -> None:
+    """Set lengths and checksums of the IPv4 packet mem[ip:at], whatever it contains."""
     put16(mem, ip + 2, at - ip)
     put16(mem, ip + 10, 0)
     put16(mem, ip + 10, fold(sum16(mem, ip, 20)))
@@ -93,4 +100,3 @@ def seal(mem: Memory, ip: int, at: int) -> int:
     checksum = fold(sum16(mem, ip + 12, 8) + 17 + length + sum16(mem, ip + 20, length))
     # 0 means "no checksum" (RFC 768).
     put16(mem, ip + 26, checksum if checksum else 0xFFFF)
-    return at

@@ -26,6 +26,8 @@ _TRUE = {"1", "t", "true", "yes", "on"}
 _FALSE = {"0", "f", "false", "no", "off"}
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0,
             "d": 86400.0}
+# In characters: of an error, of a length of time.
+_MOST_SAID, _MOST_DURATION = 600, 100
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 
 
@@ -38,7 +40,7 @@ def parse_duration_s(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        parts = _DURATION_PART.findall(text)
+        parts = _DURATION_PART.findall(text[:_MOST_DURATION])
         whole = parts and "".join(n + u for n, u in parts) == text
         seconds = sum(float(n) * _UNITS_S[u] for n, u in parts) if whole else -1.0
     if not 0 <= seconds < float("inf"):
@@ -101,7 +103,9 @@ def _from_go(command: click.Command, ctx: click.Context, args: list[str]) -> Ite
             _refuse_near_miss(ctx, arg, known)
             yield arg
         elif value is None:
-            yield from (name, *islice(rest, 0 if param.is_flag else param.nargs))
+            # What stands behind one that can do without a value may be the next option.
+            alone = param.is_flag or isinstance(param.flag_value, str)
+            yield from (name, *islice(rest, 0 if alone else param.nargs))
         elif not param.is_flag:
             yield from (name, value) if short else (f"{name}={value}",)
         elif value.lower() in _TRUE:
@@ -140,11 +144,24 @@ class Group(Command, click.Group):
     command_class = Command
 
 
+QUOTED = "\n  | "
+
+
+def _one_line(text: str) -> str:
+    """`text` as a terminal can take it: what somebody gave is in it, and that may be anything."""
+    if len(text) > _MOST_SAID:
+        text = f"{text[:_MOST_SAID // 2]} ... {text[-_MOST_SAID // 2:]}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def say_error(program: str, what: str, remedy: str = "") -> None:
-    """Write `program: what` and, under it, the remedy to standard error."""
-    print(f"{program}: {what}", file=sys.stderr)
+    """Write `program: what` and, under it, the remedy to standard error, one line each.
+
+    What a program said before it ended stands in lines of its own, each behind QUOTED.
+    """
+    print(f"{program}: {QUOTED.join(map(_one_line, what.split(QUOTED)))}", file=sys.stderr)
     if remedy:
-        print(" " * (len(program) + 2) + remedy, file=sys.stderr)
+        print(" " * (len(program) + 2) + _one_line(remedy), file=sys.stderr)
 
 
 def run(command: click.Command, program: str) -> NoReturn:

@@ -360,12 +360,16 @@ def _tidy(name: str) -> str:
     return name.strip().lower().replace("_", "-")
 
 
+# A code has three; Python refuses to read very many.
+_MOST_DIGITS = 10
+
+
 def _code_of_text(text: str) -> int:
     name = _tidy(text)
     if name in _CODES:
         return _CODES[name]
     number = name.removeprefix("option-")
-    if number.isascii() and number.isdigit():
+    if number.isascii() and number.isdigit() and len(number) < _MOST_DIGITS:
         return int(number)
     raise UserError(f'unknown DHCP option "{text}"', _hint(name, _CODES))
 

@@ -55,8 +55,13 @@ class Ring:
     """
 
     def __init__(self, name: str, ports: tuple[int, ...], *, slots: int = 4096,
-                 most_unsent: int = 1 << 17, promiscuous: bool = False) -> None:
-        """slots: of the receive ring; the transmit ring has as many, but at most `most_unsent`."""
+                 most_unsent: int = 1 << 17, promiscuous: bool = False,
+                 neighbours: bool = False, tags: int = bpf.MAX_TAGS) -> None:
+        """slots: of the receive ring; the transmit ring has as many, but at most `most_unsent`.
+
+        neighbours: hear ARP and ICMP echo requests too. tags: most VLAN tags in a frame that is
+        heard, the outer one that the kernel takes off not counted.
+        """
         tx_slots = min(slots, most_unsent)
         self.interface = interface.find(name)
         self.rx_dropped = 0
@@ -66,7 +71,8 @@ class Ring:
         self._maps: list[mmap.mmap] = []
         try:
             self._receiver = self._open(_RX_RING, slots)
-            bpf.attach(self._receiver, bpf.dhcp_filter(ports))
+            heard = bpf.dhcp_filter(ports, neighbours=neighbours, tags=tags)
+            bpf.attach(self._receiver, heard)
             self._receiver.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
             if promiscuous:
                 # Emulated clients have addresses of their own, which no NIC filter knows.

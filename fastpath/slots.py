@@ -117,6 +117,16 @@ def tx_start(tx: Slots) -> int:
 
 
 @kernel
+def tx_room(tx: Slots, ahead: int) -> bool:
+    """Whether a frame could be written after `ahead` others, fewer than there are slots."""
+    g = tx.geometry
+    index = g[G_HEAD] + ahead
+    if index >= g[G_COUNT]:
+        index -= g[G_COUNT]
+    return ahead < g[G_COUNT] and np.int64(tx.words[(index * g[G_SIZE]) >> 2]) == TX_AVAILABLE
+
+
+@kernel
 def tx_commit(tx: Slots, length: int) -> None:
     """Hand the frame just written at the head, `length` octets long, to the kernel."""
     g = tx.geometry

@@ -61,7 +61,7 @@ class _Share(click.ParamType[float]):
         if isinstance(value, float):
             return value
         from fastpath.errors import UserError
-        from server.values import rate
+        from fastpath.values import rate
 
         try:
             return rate(str(value))
@@ -79,7 +79,7 @@ def _take_file(ctx: click.Context, param: click.Parameter, value: Path | None) -
         return value
     path = value
     if path is None and "DHCP_ENV" in os.environ:
-        from server.configfile import find_default
+        from fastpath.configfile import find_default
 
         path = find_default(os.environ)
     if path is not None:

@@ -7,34 +7,26 @@ becomes `File.structure`. The same keys mean the same in both formats.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from fastpath.errors import UserError
-from server import values
-from server.document import MOST_OCTETS, AtLine, Node, did_you_mean, shown, taken
+from fastpath import configfile, values
+from fastpath.configfile import Flags, bare_name
+from fastpath.document import AtLine, Node, did_you_mean, shown, taken
 from server.faultspec import parse_fault
 from server.model import DISTRIBUTIONS, DURABILITIES, TRANSPORTS
 from server.structure import Structure
-
-ENVIRONMENTS = ("development", "staging", "production")
-_PLACES = (Path("config"), Path("/etc/dhcp-test"))
+from server.values import boot_file, lease_s, parse_option, server_name
 
 Reader = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """What a file says. flags: values under the names of dhcp-server's parameters, as text,
-    bool, or list of text. line_of: line of each of these. structure: of a YAML file.
-    """
+class File(configfile.File):
+    """structure: what a YAML file says that no flag can."""
 
-    path: Path
-    flags: dict[str, object]
     structure: Structure | None = None
-    line_of: dict[str, int] = field(default_factory=dict)
 
 
 def _text(read: Reader) -> Callable[[str], str]:
@@ -48,16 +40,11 @@ def _text(read: Reader) -> Callable[[str], str]:
 
 
 def _lease(text: str) -> str:
-    return str(values.lease_s(text)) if text.strip() == "infinite" else _text(values.lease_s)(text)
-
-
-def _level(text: str) -> str:
-    known = values.choice("debug", "info", "warning", "error", "warn")(text)
-    return "warning" if known == "warn" else known
+    return str(lease_s(text)) if text.strip() == "infinite" else _text(lease_s)(text)
 
 
 def _option(text: str) -> str:
-    values.parse_option(text)
+    parse_option(text)
     return text
 
 
@@ -68,7 +55,7 @@ _FLAGS: dict[str, Reader] = {
     "transport": values.choice(*TRANSPORTS), "start_ip": _ADDRESS, "end_ip": _ADDRESS,
     "netmask": _ADDRESS, "gateway": _ADDRESS, "dns1": _ADDRESS, "dns2": _ADDRESS,
     "lease_time": _lease, "min_lease_time": _lease, "max_lease_time": _lease,
-    "next_server": _ADDRESS, "boot_file": values.boot_file, "server_name": values.server_name,
+    "next_server": _ADDRESS, "boot_file": boot_file, "server_name": server_name,
     "option": _option, "authoritative": values.switch, "rapid_commit": values.switch,
     "bootp": values.switch, "relay": values.switch, "max_hops": _text(values.whole(0, 255)),
     "offer_hold": _DURATION, "decline_hold": _DURATION, "max_concurrent": _COUNT,
@@ -78,7 +65,7 @@ _FLAGS: dict[str, Reader] = {
     "seed": _COUNT, "lease_file": _LINE, "durability": values.choice(*DURABILITIES),
     "metrics": _LINE, "stats_json": _LINE, "user": _LINE,
     "ring_slots": _text(values.whole(64, 1 << 17)), "verbose": values.switch,
-    "live": values.switch, "log_level": _level, "log_format": values.choice("text", "json"),
+    "live": values.switch, "log_level": values.log_level, "log_format": values.log_format,
 }
 # Parameters that may be given more than once.
 _LISTS = ("interface", "fault", "option")
@@ -87,114 +74,35 @@ _SYNONYMS = {"listen_ip": "listen", "server_ip": "listen", "pool_start": "start_
              "interfaces": "interface"}
 _OF_LOGGING = {"level": "log_level", "format": "log_format", "verbose": "verbose",
                "live_stats": "live", "live": "live"}
-_OF_TESTER = frozenset((
-    "server", "clients", "concurrency", "rate", "duration", "timeout", "retry",
-    "max_discover_retries", "max_request_retries", "mac_base", "broadcast_flag", "json",
-    "clients_csv", "progress", "test_size", "server_port"))
-_MOST_LINE = 8192
-# NAME=VALUE, a value perhaps in quotes, a comment behind a blank.
-_LINE_FORM = re.compile(
-    r"""\s*(?P<key>[A-Za-z][\w.-]*)\s*=\s*
-        (?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<plain>[^"'\s#]\S*(?:\s+[^\s#]\S*)*|))
-        \s*(?:(?<![^\s"'=])\#.*)?""", re.VERBOSE)
 
 
 def load(path: Path) -> File:
     """Read and check `path`; every UserError opens with `FILE:LINE: `, or `FILE: `."""
-    try:
-        text = _content(path)
-        if _is_lines(path, text):
+    with configfile.blamed(path):
+        text = configfile.content(path)
+        if configfile.is_lines(path, text):
             return _from_lines(path, text)
         return _from_yaml(path, text)
-    except AtLine as error:
-        raise UserError(f"{path}:{error.line}: {error.what}", error.remedy) from None
-
-
-def find_default(environ: Mapping[str, str]) -> Path | None:
-    """The file that DHCP_ENV stands for, where there is one; raises UserError."""
-    name = environ.get("DHCP_ENV", "")
-    if not name:
-        return None
-    if name not in ENVIRONMENTS:
-        raise UserError(f"DHCP_ENV is {shown(name)}, which is no environment",
-                        f"one of: {', '.join(ENVIRONMENTS)}")
-    places = (place / f"{name}{suffix}" for place in _PLACES for suffix in (".yaml", ".conf"))
-    return next((path for path in places if path.is_file()), None)
-
-
-def _content(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            octets = file.read(MOST_OCTETS + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no such name can be"
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    if len(octets) > MOST_OCTETS:
-        raise UserError(f"{path}: more than {MOST_OCTETS >> 20} MiB", "is it the right file?")
-    try:
-        return octets.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AtLine(octets.count(b"\n", 0, error.start) + 1, "not UTF-8 text",
-                     "save the file as UTF-8") from None
-
-
-def _is_lines(path: Path, text: str) -> bool:
-    if path.suffix in (".conf", ".env"):
-        return True
-    if path.suffix in (".yaml", ".yml", ".json"):
-        return False
-    first = next((line for line in text.splitlines() if line.strip() and line.strip()[0] != "#"),
-                 "")
-    return re.match(r"\s*[\w.-]+\s*=", first) is not None
-
-
-class _Flags:
-    """Collects flags with their lines; a second value for one is an error."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, object] = {}
-        self.line_of: dict[str, int] = {}
-
-    def add(self, name: str, value: object, line: int, key: str) -> None:
-        if name in _LISTS:
-            more = value if isinstance(value, list) else [value]
-            before = self.values.setdefault(name, [])
-            assert isinstance(before, list)
-            before += [each for each in more if each not in before or name != "interface"]
-        elif name in self.values:
-            raise AtLine(line, f"{key} is given twice", f"first on line {self.line_of[name]}")
-        else:
-            self.values[name] = value
-        self.line_of.setdefault(name, line)
 
 
 # `key=value` lines, also those of a shell's environment.
 
 def _from_lines(path: Path, text: str) -> File:
-    flags = _Flags()
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.lstrip()[0] in "#;":
-            continue
-        match = _LINE_FORM.fullmatch(line.rstrip()) if len(line) <= _MOST_LINE else None
-        if match is None:
-            raise AtLine(number, f"{shown(line.strip())} is not key=value",
-                         "for example start-ip=10.0.0.10; # begins a comment")
-        written = next(match[form] for form in ("double", "single", "plain")
-                       if match[form] is not None)
-        name = _parameter(match["key"], number)
-        value = taken(Node(number, written, written), match["key"], _FLAGS[name])
-        flags.add(name, value, number, match["key"])
-    return File(path, flags.values, None, flags.line_of)
+    flags = Flags(_LISTS)
+    for key, node in configfile.each_line(text, "start-ip=10.0.0.10"):
+        name = _parameter(key, node.line)
+        flags.add(name, taken(node, key, _FLAGS[name]), node.line, key)
+    return File(path, flags.values, flags.line_of)
 
 
 def _parameter(key: str, line: int) -> str:
-    name = key.lower().replace("-", "_")
-    if key.isupper():
-        name = name.removeprefix("dhcp_")
+    name = bare_name(key)
     name = _SYNONYMS.get(name, name)
     if name in _FLAGS:
         return name
-    if name in _OF_TESTER:
+    from server.schema import CLIENT_KEYS
+
+    if name in CLIENT_KEYS:
         raise AtLine(line, f"{key} is a setting of dhcp-tester, not of dhcp-server",
                      "give each program a file of its own")
     known = [each.replace("_", "-") for each in (*_FLAGS, *_SYNONYMS)]
@@ -204,17 +112,17 @@ def _parameter(key: str, line: int) -> str:
 # YAML.
 
 def _from_yaml(path: Path, text: str) -> File:
-    from server.document import read
+    from fastpath.document import read
     from server.schema import check
     from server.structure import build
 
     root = read(text)
     check(root)
-    flags = _Flags()
+    flags = Flags(_LISTS)
     for name, node, line, key in _flag_nodes(root):
         for each in node.each():
             flags.add(name, taken(each, key, _FLAGS[name]), line, key)
-    return File(path, flags.values, build(root), flags.line_of)
+    return File(path, flags.values, flags.line_of, build(root))
 
 
 def _flag_nodes(root: Node) -> Iterator[tuple[str, Node, int, str]]:

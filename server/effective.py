@@ -14,7 +14,6 @@ from typing import Any
 from fastpath import options as registry
 from fastpath.cli import parse_duration_s
 from fastpath.errors import UserError
-from server import values
 from server.model import (
     CLASS_OPTIONS,
     FOREVER_S,
@@ -27,6 +26,7 @@ from server.model import (
     SharedNetwork,
     Subnet,
 )
+from server.values import circuit_id, client_id
 
 Written = dict[str, Any]
 _CLASS_KEYS = {code: name.replace("-", "_") for name, code in CLASS_OPTIONS.items()}
@@ -170,8 +170,8 @@ def _reservation(each: Reservation) -> Written:
 def _key(each: Reservation) -> str:
     if each.by == "chaddr":
         return each.key.hex(":")
-    row, read = ((registry.find("client-id"), values.client_id) if each.by == "client-id" else
-                 (registry.find_suboption("circuit-id"), values.circuit_id))
+    row, read = ((registry.find("client-id"), client_id) if each.by == "client-id" else
+                 (registry.find_suboption("circuit-id"), circuit_id))
     text = row.format_octets(each.key)
     try:
         same = read(text) == each.key

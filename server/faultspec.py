@@ -10,9 +10,9 @@ import math
 import re
 from collections.abc import Mapping
 
+from fastpath import values
+from fastpath.document import did_you_mean, shown
 from fastpath.errors import UserError
-from server import values
-from server.document import did_you_mean, shown
 from server.model import DISTRIBUTIONS, FAULT_KINDS, REPLIES, REQUESTS, Fault
 
 MESSAGES = (*REQUESTS, *(name for name in REPLIES if name not in REQUESTS))

@@ -11,7 +11,7 @@ import json
 from itertools import islice
 from typing import Any
 
-from server.document import AtLine, Node, did_you_mean, shown
+from fastpath.document import AtLine, Node, did_you_mean, shown
 from server.faultspec import KINDS, MESSAGES
 from server.model import DISTRIBUTIONS, DURABILITIES, TRANSPORTS
 
@@ -131,12 +131,18 @@ _SERVER: Schema = {
     "ring_slots": _ref("whole", "Frames that a ring holds; a power of two."),
 }
 # The tester's half of the same file: its values are its own, its keys are looked at.
-_CLIENT_KEYS = (
-    "server", "server_ip", "server_port", "port", "interface", "clients", "test_size",
-    "concurrency", "rate", "duration", "timeout", "retry", "max_discover_retries",
-    "max_request_retries", "mac_base", "broadcast_flag", "seed", "ring_slots", "json",
-    "clients_csv", "progress", "live", "verbose", "release", "renew", "relay", "giaddr", "hops",
-    "options", "plan", "thresholds")
+CLIENT_KEYS = (
+    "server", "server_ip", "server_port", "port", "local_address", "local_port", "interface",
+    "relay", "relay_block", "server_mac", "vlan", "vlan_type", "answer_arp", "answer_ping",
+    "clients", "test_size", "mac_base", "mac_step", "mac_carry", "mac_list", "client_id",
+    "hostname", "vendor_class", "user_class", "circuit_id", "remote_id", "request_options",
+    "max_message_size", "option", "template", "raw_template", "malform", "rapid_commit",
+    "broadcast_flag", "mix", "behaviour", "discover_only", "avalanche", "hold", "return_after",
+    "cycles", "time_scale", "offer", "offer_wait", "aging_after", "aging_for", "timeout", "retry",
+    "max_discover_retries", "max_request_retries", "backoff", "concurrency", "rate", "duration",
+    "exchanges", "poisson", "ramp", "stages", "preload", "warm_up", "renew_rate", "release_rate",
+    "max_drop", "drain", "expect", "expect_server", "seed", "ring_slots", "lang", "json",
+    "clients_csv", "progress", "live", "live_stats", "verbose", "wrap")
 _LOGGING: Schema = {
     "level": _words(f"one of {', '.join(LOG_LEVELS)}", (*LOG_LEVELS, "warn")),
     "format": _words(f"one of {', '.join(LOG_FORMATS)}", LOG_FORMATS),
@@ -194,7 +200,7 @@ _DEFS: Schema = {
     "fault": _closed("a fault", _FAULT, ("kind",)),
     "server": _closed("a mapping of settings for dhcp-server", _SERVER, null=True),
     "client": _closed("a mapping of settings for dhcp-tester",
-                      dict.fromkeys(_CLIENT_KEYS, True), null=True),
+                      dict.fromkeys(CLIENT_KEYS, True), null=True),
     "logging": _closed("a mapping of level, format, verbose and live_stats", _LOGGING, null=True),
 }
 SCHEMA: Schema = {

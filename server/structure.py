@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
 from fastpath import options as registry
+from fastpath import values
+from fastpath.document import AtLine, Node, did_you_mean, shown, taken
 from fastpath.errors import UserError
-from server import values
-from server.document import AtLine, Node, did_you_mean, shown, taken
 from server.faultspec import FIELDS, make_fault
 from server.model import (
     CLASS_OPTIONS,
@@ -29,6 +29,7 @@ from server.model import (
     SharedNetwork,
     Subnet,
 )
+from server.values import boot_file, circuit_id, client_id, lease_s, server_name, settable
 
 # A pool of a whole /8 would already take 1.5 GiB of table.
 MOST_ADDRESSES = 1 << 24
@@ -42,8 +43,7 @@ _TIMES = {"lease_time": "lease_time_s", "min_lease_time": "min_lease_time_s",
 _ONE_POOL = ("ip_pool", "start_ip", "end_ip", "netmask", "gateway")
 # A text on the wire is one text; of other types a list is written with what is between items.
 _NO_LIST = ("string", "bytes", "client-id")
-_KEY_READERS = {"chaddr": values.chaddr, "client-id": values.client_id,
-                "circuit-id": values.circuit_id}
+_KEY_READERS = {"chaddr": values.chaddr, "client-id": client_id, "circuit-id": circuit_id}
 
 Span = tuple[IPv4Address, IPv4Address]
 
@@ -84,14 +84,14 @@ def _span_text(span: Span) -> str:
 
 def _settings(node: Node, above: Settings) -> Settings:
     """What one level says; its times are held against those it takes from `above`."""
-    times = {name: taken(child, key, values.lease_s) for key, name in _TIMES.items()
+    times = {name: taken(child, key, lease_s) for key, name in _TIMES.items()
              if (child := node.get(key))}
     server, boot, host = (node.get(key) for key in ("next_server", "boot_file", "server_name"))
     found = Settings(
         **times, options=_options(node),
         next_server=taken(server, "next_server", values.address) if server else None,
-        boot_file=taken(boot, "boot_file", values.boot_file) if boot else None,
-        server_name=taken(host, "server_name", values.server_name) if host else None)
+        boot_file=taken(boot, "boot_file", boot_file) if boot else None,
+        server_name=taken(host, "server_name", server_name) if host else None)
     if times:
         problem = _contradiction(inherit(above, found))
         if problem:
@@ -150,7 +150,7 @@ def _options(node: Node) -> dict[int, bytes]:
 
 def _option(line: int, key: str, node: Node) -> tuple[int, bytes]:
     try:
-        option = values.settable(key)
+        option = settable(key)
     except UserError as error:
         raise AtLine(line, error.what, error.remedy) from None
     octets = node.get("hex")

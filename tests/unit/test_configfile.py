@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fastpath import document
 from fastpath.cli import ADDRESS, DURATION
+from fastpath.configfile import find_default
 from fastpath.errors import UserError
-from server import document
-from server.configfile import File, find_default, load
+from server.configfile import File, load
 from server.structure import Structure
 
 DEVELOPMENT = """\
@@ -215,12 +216,12 @@ def test_bad_yaml(tmp_path: Path, text: str | bytes, said: str) -> None:
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.document.MOST_VALUES", 100)
+    monkeypatch.setattr("fastpath.document.MOST_VALUES", 100)
     assert refused(tmp_path, "- a\n" * 101).startswith("101: more than 100 values")
     shared = "x: &x {" + ", ".join(f"k{i}: 1" for i in range(20)) + "}\n"
     assert "are merged" in refused(tmp_path, shared + "".join(
         f"y{i}: {{<<: *x}}\n" for i in range(9)))
-    monkeypatch.setattr("server.configfile.MOST_OCTETS", 1 << 20)
+    monkeypatch.setattr("fastpath.configfile.MOST_OCTETS", 1 << 20)
     assert "more than 1 MiB" in refused(tmp_path, "#" * (1 << 20) + "\n")
     assert loaded(tmp_path, "#" * ((1 << 20) - 1) + "\n").flags == {}
 
@@ -291,7 +292,7 @@ def test_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     assert find_default({}) is None and find_default({"DHCP_ENV": ""}) is None
     (tmp_path / "config").mkdir()
-    monkeypatch.setattr("server.configfile._PLACES", (Path("config"), tmp_path / "etc"))
+    monkeypatch.setattr("fastpath.configfile._PLACES", (Path("config"), tmp_path / "etc"))
     (tmp_path / "etc").mkdir()
     assert find_default({"DHCP_ENV": "staging"}) is None
     for place in ("etc/staging.conf", "etc/staging.yaml", "config/staging.conf",

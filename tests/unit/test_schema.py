@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
 from server import configfile, schema
 from server.model import DISTRIBUTIONS, DURABILITIES, FAULT_KINDS, TRANSPORTS, Config, Settings
+from tester.cli import main_command
+from tester.configfile import _SYNONYMS
 from tests.unit.test_structure import reference_yaml
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -89,8 +90,9 @@ def test_every_field_of_the_model_can_be_said() -> None:
 
 
 def test_the_clients_half_knows_the_testers_options() -> None:
-    command = pytest.importorskip("tester.cli").main_command
-    names = {option.lstrip("-").replace("-", "_") for param in command.params
+    """Its long options and no others; `perfdhcp` is no setting, but other words for several."""
+    names = {option[2:].replace("-", "_") for param in main_command.params
              if isinstance(param, click.Option) for option in param.opts if option[:2] == "--"}
-    missing = names - {"version"} - set(schema.SCHEMA["$defs"]["client"]["properties"])
-    assert not missing, "add them to _CLIENT_KEYS"
+    keys = schema.SCHEMA["$defs"]["client"]["properties"]
+    assert set(keys) == names - {"version", "config", "perfdhcp"} | set(_SYNONYMS)
+    assert len(keys) == len(schema.CLIENT_KEYS)
