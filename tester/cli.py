@@ -2,110 +2,116 @@
 
 from __future__ import annotations
 
-import math
-import secrets
+import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from fastpath.cli import DURATION, Command, run
+from fastpath.cli import Command, run
+from tester.options import FILE, SECTIONS
 
-# Closed loop with --duration and no --clients: more than anything answers in a coffee break.
-MANY_CLIENTS = 1_000_000
-MOST_CLIENTS = 1 << 25
+_FOUND = "tester.configfile"
+_PERFDHCP = ("--perfdhcp", "-perfdhcp")
 
 
-@click.command(cls=Command)
-@click.option("--interface", "-i", metavar="NAME", envvar="DHCP_INTERFACE",
-              help="Interface to test on; default: the only one there is.")
-@click.option("--clients", "-n", type=click.IntRange(1, MOST_CLIENTS), envvar="DHCP_CLIENTS",
-              help="Clients to emulate, each with one exchange. [default: 1000, or what --rate "
-                   "and --duration come to]")
-@click.option("--concurrency", "-c", type=click.IntRange(1, 1 << 20), default=64,
-              show_default=True, envvar="DHCP_CONCURRENCY",
-              help="Closed loop: exchanges in flight.")
-@click.option("--rate", "-r", type=click.FloatRange(0, 10_000_000, min_open=True),
-              help="Open loop: exchanges started per second, whatever the server does.")
-@click.option("--duration", type=DURATION, help="Start nothing after this time.")
-@click.option("--timeout", type=DURATION, default="5s", show_default=True,
-              envvar="DHCP_TIMEOUT", help="How long to wait for each answer.")
-@click.option("--retry/--no-retry", default=False, show_default=True,
-              help="Send again what was not answered in time.")
-@click.option("--max-discover-retries", type=click.IntRange(0, 100), default=3,
-              show_default=True, help="With --retry: repetitions of a DISCOVER at most.")
-@click.option("--max-request-retries", type=click.IntRange(0, 100), default=3,
-              show_default=True, help="With --retry: repetitions of a REQUEST at most.")
-@click.option("--mac-base", default="02:00:00:00:00:00", show_default=True, metavar="MAC",
-              help="Hardware address of the first client; the others count up.")
-@click.option("--broadcast-flag/--no-broadcast-flag", default=False, show_default=True,
-              help="Ask the server to broadcast its answers.")
-@click.option("--port", type=click.IntRange(1, 65534), default=67, show_default=True,
-              envvar="DHCP_PORT", help="UDP port of the server; clients use the next one.")
-@click.option("--seed", type=click.IntRange(0, 0xFFFFFFFF),
-              help="Makes transaction ids the same in every run. [default: random]")
-@click.option("--ring-slots", type=click.IntRange(64, 1 << 17), default=4096, show_default=True,
-              help="Frames that a ring holds; a power of two.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path),
-              metavar="FILE", help="Write the result document.")
-@click.option("--clients-csv", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write one row a client.")
-@click.option("--progress", is_flag=True, help="Say once a second how far it is.")
-@click.option("--live", is_flag=True, help="Show a live panel.")
-@click.version_option(package_name="dhcp-netlab", prog_name="dhcp-tester")
-def main_command(
-    interface: str | None, clients: int | None, concurrency: int, rate: float | None,
-    duration: float | None, timeout: float, retry: bool, max_discover_retries: int,
-    max_request_retries: int, mac_base: str, broadcast_flag: bool, port: int, seed: int | None,
-    ring_slots: int, json_file: Path | None, clients_csv: Path | None, progress: bool, live: bool,
-) -> int:
-    """Emulate DHCP clients on an interface and measure the server that answers.
+def _take_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Put what the configuration file says below flags and environment."""
+    if ctx.resilient_parsing:
+        return value
+    path = value
+    if path is None and "DHCP_ENV" in os.environ:
+        from fastpath.configfile import find_default
 
-    Each client gets its lease by layer-2 broadcast: DISCOVER, OFFER, REQUEST, ACK. Exits
-    with 0 when all did, 3 when some did not, 4 when the tester itself was the limit, 1 when
-    the machine refused and 2 on wrong usage. Ctrl-C starts no more and reports what there is.
+        path = find_default(os.environ)
+    if path is not None:
+        from tester.configfile import load
+
+        found = load(path, ctx.command.params, shared=value is None)
+        ctx.default_map = {**found.flags}
+        ctx.meta[_FOUND] = found
+    return path
+
+
+_CONFIG = click.Option(
+    ["--config"], type=FILE, is_eager=True,
+    callback=_take_file, expose_value=False, metavar="FILE",
+    help="Options from a file, YAML or key=value; DHCP_ENV=NAME finds config/NAME.yaml.")
+
+
+class _Tester(Command):
+    """Options in sections; perfdhcp's own line in the place of `--perfdhcp LINE`."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except click.UsageError as error:
+            from tester.configfile import blame
+
+            raise blame(error, error.ctx.meta.get(_FOUND) if error.ctx else None) or error from None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _translated(ctx, args))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = set()
+        for title, options in SECTIONS.items():
+            known |= set(options)
+            _write(ctx, formatter, title, [*options])
+        _write(ctx, formatter, "Options",
+               [param for param in self.get_params(ctx) if param not in known])
+
+
+def _write(ctx: click.Context, formatter: click.HelpFormatter, title: str,
+           params: list[click.Parameter]) -> None:
+    rows = [record for param in params if (record := param.get_help_record(ctx)) is not None]
+    with formatter.section(title):
+        formatter.write_dl(rows)
+
+
+def _translated(ctx: click.Context, args: list[str]) -> list[str]:
+    """The arguments with what `--perfdhcp LINE` means in its place."""
+    for at, arg in enumerate(args):
+        name, given, line = arg.partition("=")
+        if arg == "--":
+            break
+        if name not in _PERFDHCP:
+            continue
+        if not given and at + 1 == len(args):
+            ctx.fail("Option '--perfdhcp' requires an argument.")
+        from tester.perfdhcp import translate
+
+        rest = args[at + 1 if given else at + 2:]
+        return [*args[:at], *translate(line if given else args[at + 1]), *rest]
+    return args
+
+
+def _test(**given: Any) -> int:
+    """Emulate DHCP clients and measure the server that answers.
+
+    Without --server, by layer-2 broadcast on an interface. A test is DISCOVER, OFFER, REQUEST,
+    ACK by each client, unless --behaviour or --mix says more. Exits with 0 when all went
+    well, 3 when something did not complete, 4 when the tester itself was the limit, 1 when the
+    machine refused and 2 on wrong usage. Ctrl-C starts no more and reports what there is; a
+    second one waits for nothing.
+
+    Every option is also read from the environment (DHCP_CLIENTS, DHCP_SERVER, ...).
     """
-    if not 0.001 <= timeout <= 3600:
-        raise click.BadParameter("must be from 1ms to 1h", param_hint="--timeout")
-    if duration is not None and not 0 < duration <= 7 * 86400:
-        raise click.BadParameter("must be from 1ms to 7 days", param_hint="--duration")
-    if rate is not None and math.isnan(rate):
-        raise click.BadParameter("must be a number", param_hint="--rate")
-    if ring_slots & (ring_slots - 1):
-        raise click.BadParameter(f"{ring_slots} is not a power of two", param_hint="--ring-slots")
-    planned = clients or _clients(rate, duration)
+    from tester.configure import configure
 
-    from fastpath.errors import UserError
-    from fastpath.interface import choose
-    from fastpath.packet import parse_mac
-    from tester.app import run_test
-    from tester.config import TestConfig, plan_from
+    config = configure(given, click.get_current_context())
+    from tester.app import Outputs, run_test
 
-    try:
-        mac = parse_mac(mac_base)
-    except UserError as error:
-        raise click.BadParameter(f"{error.what}; {error.remedy}", param_hint="--mac-base") from None
-    config = TestConfig(
-        interface=interface or choose(None), clients=planned,
-        plan=plan_from(concurrency, rate), duration_s=duration, timeout_s=timeout,
-        discover_tries=1 + (max_discover_retries if retry else 0),
-        request_tries=1 + (max_request_retries if retry else 0), mac_base=mac,
-        broadcast_flag=broadcast_flag, server_port=port,
-        seed=secrets.randbits(32) if seed is None else seed, ring_slots=ring_slots)
-    return run_test(config, progress=progress, live=live, json_file=json_file,
-                    clients_csv=clients_csv)
+    return run_test(config, Outputs(
+        progress=given["progress"], live=given["live"], verbose=given["verbose"],
+        json_file=given["json_file"], clients_csv=given["clients_csv"], lang=given["lang"],
+        wrap=given["wrap"]))
 
 
-def _clients(rate: float | None, duration: float | None) -> int:
-    if duration is None:
-        return 1000
-    if rate is None:
-        return MANY_CLIENTS
-    wanted = math.ceil(rate * duration)
-    if wanted > MOST_CLIENTS:
-        raise click.UsageError(f"--rate {rate:g} for {duration:g} s takes {wanted:,} clients: "
-                               f"more than {MOST_CLIENTS:,}; give --clients")
-    return max(wanted, 1)
+main_command = click.version_option(package_name="dhcp-netlab", prog_name="dhcp-tester")(_Tester(
+    "dhcp-tester", callback=_test, help=_test.__doc__,
+    params=[*(option for options in SECTIONS.values() for option in options), _CONFIG],
+    context_settings={"auto_envvar_prefix": "DHCP", "max_content_width": 100}))
 
 
 def main() -> NoReturn:

@@ -19,21 +19,41 @@ PASS, INCOMPLETE, THRESHOLD, GENERATOR_BOUND = "pass", "incomplete", "threshold"
 EXIT_CODES = {PASS: 0, INCOMPLETE: 3, GENERATOR_BOUND: 4, THRESHOLD: 99}
 # More starts missed than this, and what was offered was not what the plan says.
 MISSED_SHARE = 0.01
+# A closed loop of at least so many seconds in which the generator hardly ever waited measured
+# the generator.
+STEADY_S = 1.0
+FULL_PERCENT = 99.0
+
+
+def own_limits(document: Document) -> list[str]:
+    """In what the generator, not the server, was the limit: rx_ring, missed_starts, cpu."""
+    started = document["clients"]["started"]
+    limits = []
+    if document["losses"]["rx_ring"]:
+        limits.append("rx_ring")
+    if document["missed_starts"] > MISSED_SHARE * max(started, document["exchanges"]["started"]):
+        limits.append("missed_starts")
+    if (document["config"]["load"] == "closed" and document["duration_s"] >= STEADY_S
+            and document["generator"]["busy_percent"] >= FULL_PERCENT):
+        limits.append("cpu")
+    return limits
 
 
 def verdict(document: Document) -> str:
     """The verdict that the numbers of a document give.
 
-    The generator's own failings come first: losses in its ring, or starts that it missed,
-    say nothing about the server.
+    The generator's own failings come first: losses in its ring, starts that it missed, a
+    processor that was never idle say nothing about the server.
     """
-    clients = document["clients"]
-    if (document["losses"]["rx_ring"]
-            or document["missed_starts"] > MISSED_SHARE * clients["started"]):
+    if own_limits(document):
         return GENERATOR_BOUND
-    done = clients["bound"] == clients["started"] and not document["interrupted"]
-    short = document["config"]["duration_s"] is None and clients["started"] < clients["planned"]
-    return PASS if done and clients["bound"] and not short else INCOMPLETE
+    exchanges, limits = document["exchanges"], document["config"]
+    whole = not (document["interrupted"] or document["stopped"] or exchanges["failed"]
+                 or exchanges["in_flight"] or document["clients"]["leases_lost"])
+    whole = whole and not any(leg["lost"] for leg in document["legs"].values())
+    short = limits["duration_s"] is None and exchanges["started"] < exchanges["planned"]
+    done = exchanges["completed"] or any(leg.get("answered") for leg in document["legs"].values())
+    return PASS if whole and done and not short else INCOMPLETE
 
 
 def read_json(path: Path) -> Document:

@@ -9,8 +9,8 @@ latency of a script can be told in advance, exactly.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -22,10 +22,12 @@ from fastpath.message import Message
 from fastpath.packet import Frame
 from fastpath.ring import SLOT_SIZE
 from fastpath.wire import BOOTREPLY, REASON_NAMES, MessageType
-from tester import clients as table
-from tester import engine
-from tester.config import BATCH, TestConfig, make_test
-from tester.plan import ClosedLoop, ConstantRate
+from tester import cells, engine
+from tester.behaviour import Behaviour
+from tester.config import Identity, Limits, Patience, TestConfig, Where
+from tester.make import BATCH, make_test
+from tester.plan import ClosedLoop, ConstantRate, OpenLoop
+from tests.invariants import check_invariants
 
 US = 1_000
 START_NS = 7_000_000_000
@@ -36,22 +38,39 @@ TX_FRAME, TX_LEAD = 32, 10
 RX_MAC = 82
 SERVER = IPv4Address("10.0.0.1")
 MAC_BASE = bytes.fromhex("02a0b0c0d000")
+BROADCAST = b"\xff" * 6
 
 
 def config(clients: int = 1, *, window: int = 64, rate_per_s: float | None = None,
-           **more: Any) -> TestConfig:
-    """A test as `dhcp-tester` would make it, with answers awaited for 10 ms."""
-    plan = ConstantRate(rate_per_s) if rate_per_s else ClosedLoop(window)
-    defaults: dict[str, Any] = {"timeout_s": 0.01, "mac_base": MAC_BASE, "seed": 0xFFFFFF00}
-    return TestConfig("sim0", clients, plan, **defaults | more)
+           lives: Sequence[Behaviour] | Behaviour = (), **more: Any) -> TestConfig:
+    """A test as `dhcp-tester` would make it, with answers awaited for 10 ms.
+
+    lives: behaviours, in equal shares. The rest goes by its name to where it belongs.
+    """
+    lives = (lives,) if isinstance(lives, Behaviour) else lives
+    mix = {"mix": tuple((life, 1 / len(lives)) for life in lives)} if lives else {}
+
+    def taken(kind: type, **defaults: Any) -> Any:
+        names = [name for name in more if name in kind.__dataclass_fields__]  # type: ignore[attr-defined]
+        return kind(**defaults | {name: more.pop(name) for name in names})
+
+    parts = {"where": taken(Where, interface="sim0"),
+             "identity": taken(Identity, mac_base=MAC_BASE),
+             "patience": taken(Patience, timeout_s=0.01), "limits": taken(Limits)}
+    plan = OpenLoop(ConstantRate(rate_per_s)) if rate_per_s else ClosedLoop(window)
+    return TestConfig(clients=clients, plan=plan, **parts | {"seed": 0xFFFFFF00} | mix | more)
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the tester sent: when its ring was kicked for it, by whom, and what."""
+    """What the tester sent: when its ring was kicked for it, by whom, and what.
+
+    alias: how many names the client has shed.
+    """
 
     at_us: float
     row: int
+    alias: int
     frame: Frame
     message: Message
     octets: bytes
@@ -61,6 +80,17 @@ class Sent:
         kind = self.message.type
         assert kind is not None
         return kind.name
+
+    @property
+    def does(self) -> str:
+        """What a REQUEST is for, told by what it contains (RFC 2131 section 4.3.2)."""
+        if self.kind != "REQUEST":
+            return self.kind.lower()
+        if 54 in self.message.options:
+            return "request"
+        if not int(self.message.ciaddr):
+            return "reboot"
+        return "rebind" if self.frame.dst_mac == BROADCAST else "renew"
 
 
 class Network:
@@ -78,12 +108,15 @@ class Network:
         self.kicked_ns = START_NS
 
     def turn(self, at_us: float, due: int = 0, intended_us: Sequence[float] = (), *,
-             limit: int = BATCH, take: int | None = None) -> tuple[int, int]:
+             renewals: int = 0, releases: int = 0, limit: int = BATCH, take: int | None = None,
+             ) -> tuple[int, int]:
         """One turn and its kick; the wire then takes `take` frames (all). As `turn` returns."""
         now_ns = START_NS + round(at_us * US)
         intended = np.array([START_NS + round(t * US) for t in intended_us], np.int64)
+        self.due = np.array([due, renewals, releases], np.int64)
         read, queued = engine.turn(self.test, self.rx, self.tx, now_ns, self.kicked_ns, WALL_NS,
-                                   self.trusted_from_ns, due, intended, limit)
+                                   self.trusted_from_ns, self.due, intended, limit)
+        check_invariants(self.test)
         if queued:
             self.kicked_ns = now_ns + KICK_US * US
         self.take(take)
@@ -106,10 +139,12 @@ class Network:
             self._tx_at = (self._tx_at + 1) % total
 
     def _note(self, octets: bytes) -> None:
-        frame = Frame.decode(octets, ports=(self.config.server_port,))
+        frame = Frame.decode(octets, ports=(self.config.where.server_port,))
         message = Message.decode(frame.payload, require_type=True)
-        row = int.from_bytes(message.chaddr, "big") - int.from_bytes(self.config.mac_base, "big")
-        self.sent.append(Sent((self.kicked_ns - START_NS) / US, row, frame, message, octets))
+        base = int.from_bytes(self.config.identity.mac_base, "big")
+        alias, row = divmod(int.from_bytes(message.chaddr, "big") - base, self.config.clients)
+        self.sent.append(Sent((self.kicked_ns - START_NS) / US, row, alias, frame, message,
+                              octets))
 
     def last(self, row: int) -> Sent:
         """The newest message of a client."""
@@ -137,7 +172,7 @@ class Network:
 
     def stop(self) -> None:
         """Let nothing more begin."""
-        self.test.plan[engine.P_STOP] = 1
+        self.test.plan[cells.P_STOP] = 1
 
 
 def address_of(row: int) -> IPv4Address:
@@ -146,8 +181,11 @@ def address_of(row: int) -> IPv4Address:
 
 
 def reply(to: Message, kind: str, yiaddr: IPv4Address, server: IPv4Address | None = SERVER,
-          lease_s: int = 3600) -> Message:
-    """A server's answer to a client's message (RFC 2131 section 4.3.1, table 3)."""
+          lease_s: int = 3600, **options: Any) -> Message:
+    """A server's answer to a client's message (RFC 2131 section 4.3.1, table 3).
+
+    options: more of them, or instead of these, by name.
+    """
     message = Message(op=BOOTREPLY, xid=to.xid, flags=to.flags, chaddr=to.chaddr)
     message.set("message-type", MessageType[kind])
     if kind != "NAK":
@@ -156,12 +194,19 @@ def reply(to: Message, kind: str, yiaddr: IPv4Address, server: IPv4Address | Non
         message.set("lease-time", lease_s)
     if server:
         message.set("server-identifier", server)
+    for name, value in options.items():
+        message.set(name.replace("_", "-"), value)
     return message
 
 
+def mac_of_server(server: IPv4Address) -> bytes:
+    return b"\x02\xff" + server.packed
+
+
 def framed(message: Message, port: int = 68) -> bytes:
-    """The message in a frame from the server to everybody."""
-    return Frame(src_mac=bytes.fromhex("02ffffffff01"), src_ip=SERVER, src_port=67, dst_port=port,
+    """The message in a frame from the server that it names to everybody."""
+    server = message.get("server-identifier", SERVER)
+    return Frame(src_mac=mac_of_server(server), src_ip=server, src_port=67, dst_port=port,
                  payload=message.encode()).encode()
 
 
@@ -170,7 +215,7 @@ class Answer:
     """An answer that comes at a time, to the newest message of a client unless told else.
 
     to: which message of that client, counted from 0. change: what is wrong with the answer.
-    alone: False leaves it in the ring until the next turn.
+    options: as `reply` takes them. alone: False leaves it in the ring until the next turn.
     """
 
     at_us: float
@@ -181,29 +226,46 @@ class Answer:
     to: int = -1
     change: Callable[[Message], None] | None = None
     alone: bool = True
+    lease_s: int = 3600
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def play(self, network: Network) -> None:
         request = [sent.message for sent in network.sent if sent.row == self.row][self.to]
-        message = reply(request, self.kind, self.yiaddr or address_of(self.row), self.server)
+        message = reply(request, self.kind, self.yiaddr or address_of(self.row), self.server,
+                        self.lease_s, **self.options)
         if self.change:
             self.change(message)
-        network.put(framed(message, network.config.server_port + 1), self.at_us)
+        network.put(framed(message, network.config.where.client_port), self.at_us)
         if self.alone:
             network.turn(self.at_us + READ_US)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A turn at a time, with nothing new; starts due in an open loop, by intended times."""
+    """A turn at a time, with nothing new; starts due in an open loop, by intended times.
+
+    renewals, releases: what the rates of bound clients want.
+    """
 
     at_us: float
     intended_us: tuple[float, ...] = ()
+    renewals: int = 0
+    releases: int = 0
 
     def play(self, network: Network) -> None:
-        network.turn(self.at_us, len(self.intended_us), self.intended_us)
+        network.turn(self.at_us, len(self.intended_us), self.intended_us,
+                     renewals=self.renewals, releases=self.releases)
 
 
-Script = Sequence[Answer | Look]
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Let nothing more begin."""
+
+    def play(self, network: Network) -> None:
+        network.stop()
+
+
+Script = Sequence[Answer | Look | Halt]
 
 
 def offered(at_us: float, row: int = 0, **more: Any) -> Answer:
@@ -228,54 +290,79 @@ def play(settings: TestConfig, script: Script) -> Network:
     return network
 
 
-CELLS = {
-    "discover": engine.SENT + engine.DISCOVER, "request": engine.SENT + engine.REQUEST,
-    "discover_again": engine.RETRANSMITTED + engine.DISCOVER,
-    "request_again": engine.RETRANSMITTED + engine.REQUEST,
-    "offer": engine.RECEIVED + engine.OFFER, "ack": engine.RECEIVED + engine.ACK,
-    "nak": engine.RECEIVED + engine.NAK, "unknown_xid": engine.UNKNOWN_XID, "late": engine.LATE,
-    "repeated": engine.REPEATED, "discover_timeout": engine.DISCOVER_TIMEOUT,
-    "request_timeout": engine.REQUEST_TIMEOUT, "refused": engine.NAKS,
-    "duplicate": engine.DUPLICATES, "missed": engine.MISSED, "started": engine.STARTED,
-    "bound": engine.N_BOUND, "failed": engine.FAILED, "in_flight": engine.IN_FLIGHT,
-    "untrusted": engine.UNTRUSTED,
-    **{name: engine.MALFORMED + reason for reason, name in enumerate(REASON_NAMES)}}
-# Not results: what is in work, and the moments that throughput is taken between.
-WORKING = {engine.PENDING, engine.QUEUED, engine.FIRST_NS, engine.LAST_BOUND_NS}
-SERIES = {"discover_offer": engine.DISCOVER_OFFER, "request_ack": engine.REQUEST_ACK,
-          "dora": engine.DORA, "dora_from_intended": engine.DORA_FROM_INTENDED}
-STATES = {"init": table.INIT, "selecting": table.SELECTING, "requesting": table.REQUESTING,
-          "bound": table.BOUND, "timeout_discover": table.TIMEOUT_DISCOVER,
-          "timeout_request": table.TIMEOUT_REQUEST, "refused": table.REFUSED,
-          "duplicate": table.DUPLICATE}
+def _phases() -> dict[str, int]:
+    return {name: cells.PHASE + message * cells.PHASE_SIZE
+            for message, name in enumerate(cells.MESSAGE_NAMES)}
+
+
+PHASES = _phases()
+# How a leg can end, and under which name a table says so, behind that of its message.
+ENDINGS = {"answered": cells.ANSWERED, "naked": cells.NAKED, "lost": cells.LOST,
+           "ignored": cells.IGNORED_LEGS}
+# Answers that were taken have no second name.
+CLASSES = {kind + ("" if name == "accepted" else f"_{name}"): cells.CLASS + i * cells.CLASSES + j
+           for i, kind in enumerate(("offer", "ack", "nak"))
+           for j, name in enumerate(cells.CLASS_NAMES)}
+OTHERS = {name.lower(): getattr(cells, name) for name in (
+    "STARTED", "RETURNED", "COMPLETED", "FAILED", "IN_FLIGHT", "CLIENTS_BOUND", "MISSED",
+    "DISCOVER_TIMEOUT", "REQUEST_TIMEOUT", "REFUSALS", "DUPLICATES", "LEASES_LOST",
+    "LEASES_EXPIRED", "SILENT_LEAVES", "MALFORMED_SENT", "MALFORMED_ANSWERED",
+    "UNEXPECTED_OPTION", "PROBES", "UNTRUSTED", "ARP_ANSWERED", "PINGS_ANSWERED",
+    "NOBODY_TO_RENEW", "NOBODY_TO_RELEASE")}
+CELLS = CLASSES | OTHERS | {
+    "bound": cells.N_BOUND,
+    **{name: cells.MALFORMED + reason for reason, name in enumerate(REASON_NAMES)}}
+# Not results: what is in work, and the moments that throughput is taken between. `in_flight` is
+# told all the same; `awaited` is what `check_invariants` looks at.
+WORKING = {cells.PENDING, cells.QUEUED, cells.FIRST_NS, cells.LAST_BOUND_NS, cells.AWAITED,
+           cells.BEGUN, cells.CURSOR, cells.POOL_HEAD, cells.POOL_SIZE}
+SERIES = {name: cells.H_LEG + row for row, name in enumerate(cells.LEG_NAMES)} | {
+    "dora": cells.H_DORA, "dora_from_intended": cells.H_DORA_INTENDED, "rapid": cells.H_RAPID,
+    "release_free": cells.H_RELEASE_FREE, "interval": cells.H_INTERVAL}
+# Looked at where a test names them.
+MORE_SERIES = {f"{name}_intended": cells.H_INTENDED + row
+               for row, name in enumerate(cells.LEG_NAMES)} | {"timer_late": cells.H_TIMER_LATE}
+STATES = ("init", "selecting", "requesting", "bound", "renewing", "rebinding", "rebooting",
+          "informing", "waiting", "left", "offered", "ignored", "timeout_discover",
+          "timeout_request", "refused", "duplicate")
 
 
 def counts_of(network: Network) -> dict[str, int]:
-    """Every counter that is not 0, by name."""
+    """Every counter that is not 0, by name.
+
+    `discover`: all that were sent; `discover_again`: repetitions among them; `discover_lost` and
+    the like: legs that ended so, but for those that were answered.
+    """
     counts = network.test.counts
-    return {name: int(counts[cell]) for name, cell in CELLS.items() if counts[cell]}
+    named = {name: int(counts[cell]) for name, cell in CELLS.items()}
+    for name, phase in PHASES.items():
+        named[name] = int(counts[phase + cells.TIMES])
+        named[f"{name}_again"] = int(counts[phase + cells.TIMES] - counts[phase + cells.LEGS])
+        for ending in ("naked", "lost", "ignored"):
+            named[f"{name}_{ending}"] = int(counts[phase + ENDINGS[ending]])
+    return {name: count for name, count in named.items() if count}
 
 
 def check_counts(network: Network, **expected: int) -> None:
-    """Every counter that is not named is 0, and they add up."""
+    """Every counter that is not named is 0. Answered legs are what `check_invariants` adds up."""
     counts = network.test.counts
     assert counts_of(network) == {name: count for name, count in expected.items() if count}
-    assert set(np.flatnonzero(counts).tolist()) <= WORKING | set(CELLS.values())
-    assert counts[engine.QUEUED] == counts[engine.SENT:engine.RETRANSMITTED].sum()
-    assert counts[engine.STARTED] == (counts[engine.N_BOUND] + counts[engine.FAILED]
-                                      + counts[engine.IN_FLIGHT])
+    known = {*WORKING, *CELLS.values(), *range(cells.MESSAGES * cells.PHASE_SIZE)}
+    assert set(np.flatnonzero(counts).tolist()) <= known
 
 
 def check_latency(network: Network, **expected: list[int]) -> None:
     """The histograms are those of exactly these microseconds; of no series more."""
-    for name, row in (SERIES | {"interval": engine.INTERVAL}).items():
+    wanted_of = {"interval": expected.get("dora", [])} | expected
+    for name, row in (SERIES | MORE_SERIES).items():
+        if name in MORE_SERIES and name not in expected:
+            continue
         wanted = Histogram()
-        for value in expected.get("dora" if name == "interval" else name, []):
+        for value in wanted_of.get(name, []):
             wanted.record(value)
         assert np.array_equal(network.test.histograms[row], wanted.data), (
             name, list(Histogram(network.test.histograms[row]).buckets()))
 
 
 def states(network: Network) -> list[str]:
-    names = {number: name for name, number in STATES.items()}
-    return [names[int(number)] for number in network.test.clients.state]
+    return [STATES[number] for number in network.test.clients.state.tolist()]

@@ -19,48 +19,93 @@ import pytest
 
 from fastpath.errors import Malformed, SystemRefused
 from fastpath.files import check_writable, write_json
-from tester.result import EXIT_CODES, SCHEMA, read_json, verdict
+from tester.result import EXIT_CODES, SCHEMA, own_limits, read_json, verdict
+
+LEGS = ("discover", "request", "reboot", "renew", "rebind", "inform", "release", "decline")
 
 
-def document(*, planned: int = 100, started: int = 100, bound: int = 100,
-             rx_ring: int | None = 0, missed: int = 0, interrupted: bool = False,
-             duration_s: float | None = None) -> dict[str, Any]:
-    return {"schema": SCHEMA, "interrupted": interrupted, "missed_starts": missed,
-            "clients": {"planned": planned, "started": started, "bound": bound,
-                        "failed": started - bound},
-            "config": {"duration_s": duration_s},
+def document(*, planned: int = 100, started: int = 100, returned: int = 0,
+             completed: int | None = None, failed: int | None = None, in_flight: int = 0,
+             lost: str = "", leases_lost: int = 0, rx_ring: int | None = 0, missed: int = 0,
+             interrupted: bool = False, stopped: str = "", duration_s: float | None = None,
+             load: str = "open", took_s: float = 10.0, busy: float = 50.0) -> dict[str, Any]:
+    """What a verdict looks at; without a word all that began is completed."""
+    begun = started + returned
+    if completed is None:
+        completed = begun - (failed or 0) - in_flight
+    if failed is None:
+        failed = begun - completed - in_flight
+    return {"schema": SCHEMA, "interrupted": interrupted, "stopped": stopped,
+            "missed_starts": missed, "duration_s": took_s,
+            "clients": {"planned": planned, "started": started, "bound": completed,
+                        "failed": failed, "leases_lost": leases_lost},
+            "exchanges": {"planned": planned, "started": started, "returned": returned,
+                          "completed": completed, "failed": failed, "in_flight": in_flight},
+            "legs": {name: {"sent": started, "lost": int(name == lost)} for name in LEGS},
+            "config": {"duration_s": duration_s, "load": load},
+            "generator": {"busy_percent": busy},
             "losses": {"rx_ring": rx_ring, "tx_ring": 0, "interface": 0, "server_socket": None}}
 
 
 @pytest.mark.parametrize(("numbers", "expected"), [
     ({}, "pass"),
-    ({"bound": 99}, "incomplete"),
-    ({"bound": 0}, "incomplete"),
-    ({"started": 0, "bound": 0}, "incomplete"),
-    ({"started": 99, "bound": 99}, "incomplete"),
-    ({"started": 99, "bound": 99, "duration_s": 1.0}, "pass"),
-    ({"started": 0, "bound": 0, "duration_s": 1.0}, "incomplete"),
+    ({"completed": 99}, "incomplete"),
+    ({"completed": 0}, "incomplete"),
+    ({"in_flight": 1}, "incomplete"),
+    ({"returned": 50}, "pass"),
+    ({"returned": 50, "failed": 1}, "incomplete"),
+    ({"started": 0}, "incomplete"),
+    ({"started": 99}, "incomplete"),
+    ({"started": 99, "duration_s": 1.0}, "pass"),
+    ({"started": 0, "duration_s": 1.0}, "incomplete"),
     ({"interrupted": True}, "incomplete"),
-    ({"interrupted": True, "started": 50, "bound": 50, "duration_s": 1.0}, "incomplete"),
+    ({"interrupted": True, "started": 50, "duration_s": 1.0}, "incomplete"),
+    ({"stopped": "5 exchanges were lost"}, "incomplete"),
+    ({"stopped": "5 exchanges were lost", "duration_s": 1.0}, "incomplete"),
+    ({"leases_lost": 1}, "incomplete"),
+    *(({"lost": name}, "incomplete") for name in LEGS),
     ({"rx_ring": None}, "pass"),
     ({"rx_ring": 1}, "generator-bound"),
-    ({"rx_ring": 1, "bound": 10}, "generator-bound"),
+    ({"rx_ring": 1, "completed": 10}, "generator-bound"),
     ({"missed": 1}, "pass"),
     ({"missed": 2}, "generator-bound"),
-    ({"missed": 100, "bound": 10, "interrupted": True}, "generator-bound"),
+    ({"missed": 100, "completed": 10, "interrupted": True}, "generator-bound"),
+    ({"load": "closed", "busy": 100.0}, "generator-bound"),
+    ({"load": "closed", "busy": 99.0, "took_s": 1.0}, "generator-bound"),
+    ({"load": "closed", "busy": 98.9}, "pass"),
+    ({"load": "closed", "busy": 100.0, "took_s": 0.99}, "pass"),
+    ({"load": "open", "busy": 100.0}, "pass"),
 ])
 def test_verdict(numbers: dict[str, Any], expected: str) -> None:
     assert verdict(document(**numbers)) == expected
 
 
-def naive_verdict(planned: int, started: int, bound: int, rx_ring: int | None, missed: int,
+@pytest.mark.parametrize(("numbers", "expected"), [
+    ({}, []), ({"rx_ring": 5}, ["rx_ring"]), ({"missed": 5}, ["missed_starts"]),
+    ({"load": "closed", "busy": 99.5}, ["cpu"]),
+    ({"rx_ring": 1, "missed": 9, "load": "closed", "busy": 100.0},
+     ["rx_ring", "missed_starts", "cpu"]),
+    ({"started": 0, "missed": 1}, ["missed_starts"])])
+def test_own_limits(numbers: dict[str, Any], expected: list[str]) -> None:
+    assert own_limits(document(**numbers)) == expected
+
+
+def test_missed_starts_are_a_share_of_all_of_them() -> None:
+    """Clients who begin a second time are started by the plan as well."""
+    made = document(started=100, missed=5)
+    assert own_limits(made) == ["missed_starts"]
+    made["exchanges"]["started"] = 500
+    assert own_limits(made) == []
+
+
+def naive_verdict(planned: int, started: int, completed: int, rx_ring: int | None, missed: int,
                   interrupted: bool, duration_s: float | None) -> str:
     """The design's sentences, in their order."""
     if rx_ring:
         return "generator-bound"  # the generator, not the server, was the limit
     if missed * 100 > started:
         return "generator-bound"
-    if interrupted or bound == 0 or bound != started:
+    if interrupted or completed == 0 or completed != started:
         return "incomplete"  # some exchanges did not complete
     if duration_s is None and started != planned:
         return "incomplete"
@@ -70,12 +115,12 @@ def naive_verdict(planned: int, started: int, bound: int, rx_ring: int | None, m
 def test_every_combination() -> None:
     """Every way in which numbers can stand to one another."""
     seen = set()
-    for started, bound, rx_ring, missed, interrupted, duration_s in itertools.product(
+    for started, completed, rx_ring, missed, interrupted, duration_s in itertools.product(
             (0, 1, 99, 100), (0, 1, 99, 100), (None, 0, 3), (0, 1, 2, 100), (False, True),
             (None, 2.0)):
-        if bound > started or missed > started:
+        if completed > started or missed > started:
             continue
-        numbers: dict[str, Any] = {"planned": 100, "started": started, "bound": bound,
+        numbers: dict[str, Any] = {"planned": 100, "started": started, "completed": completed,
                                    "rx_ring": rx_ring, "missed": missed,
                                    "interrupted": interrupted, "duration_s": duration_s}
         found = verdict(document(**numbers))

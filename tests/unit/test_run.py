@@ -22,9 +22,12 @@ from fastpath.histogram import Histogram
 from fastpath.panel import Panel
 from fastpath.process import Stop
 from fastpath.ring import Ring
-from tester import engine
-from tester.report import live_view
+from tester import cells
+from tester.behaviour import Behaviour
+from tester.engine import turn
 from tester.run import Intervals, Outcome, Runner, touch
+from tests.invariants import check_invariants
+from tests.kernels import COMPILED
 from tests.simulated import (
     START_NS,
     US,
@@ -39,7 +42,8 @@ from tests.simulated import (
 )
 
 TURNS_MAX = 100_000
-LOOK_NS = 20_000 if hasattr(engine.turn, "py_func") else 60_000
+OFFER_UNKNOWN = cells.CLASS + cells.OFFERS * cells.CLASSES + cells.UNKNOWN
+LOOK_NS = 20_000 if COMPILED else 60_000
 
 
 class MadeUp(Clock):
@@ -72,6 +76,9 @@ class Loop:
         real_ns = self.clock.now_ns() + self.clock.offset_ns()
         self.network.put(octets, (real_ns - WALL_NS - START_NS) / US)
 
+    def pull(self) -> None:
+        """A ring is filled by the kernel."""
+
     def kick(self) -> None:
         self.kicks += 1
         self.network.take()
@@ -94,7 +101,7 @@ class Loop:
 
 
 def willing(sent: Sent) -> str:
-    return "OFFER" if sent.kind == "DISCOVER" else "ACK"
+    return {"DISCOVER": "OFFER", "REQUEST": "ACK", "INFORM": "ACK"}.get(sent.kind, "")
 
 
 def silent(sent: Sent) -> str:
@@ -108,7 +115,7 @@ def run(settings: Any, answers: Callable[[Sent], str] = willing, *, progress: bo
     clock = clock or MadeUp()
     loop = Loop(Network(settings, rx_slots=1024, tx_slots=1024), answers, clock)
     now = clock.now_ns()
-    loop.network.test.plan[engine.P_BASE_NS] = now - now % engine.TICK_NS
+    loop.network.test.plan[cells.P_BASE_NS] = now - now % cells.TICK_NS
     touch(loop.network.test)
     with (loop.stop as stop, Panel(lambda before, now: "", False) as panel,
           pytest.MonkeyPatch.context() as patch):
@@ -126,20 +133,21 @@ def test_everybody_is_served() -> None:
     """With the real clocks: stamps come out on our own scale, at the time of the kick."""
     loop, outcome = run(config(100, window=8, timeout_s=5.0), clock=Clock())
     check_counts(loop.network, discover=100, offer=100, request=100, ack=100, started=100,
-                 bound=100)
+                 completed=100, bound=100, clients_bound=100)
     assert not outcome.interrupted and outcome.clock_steps == 0
     assert 0 < outcome.duration_s < 5 and 0 < outcome.busy_share <= 1
     # A batch of answers costs one kick: far fewer than messages.
     assert loop.kicks <= 100
     assert sum(row["bound"] for row in outcome.intervals) == 100
-    latency = Histogram(loop.network.test.histograms[engine.DISCOVER_OFFER])
+    latency = Histogram(loop.network.test.histograms[cells.H_LEG])
     assert latency.count == 100 and latency.max_us < outcome.duration_s * 1e6
 
 
 def test_silence_ends_with_the_timeouts() -> None:
     loop, outcome = run(config(3, timeout_s=0.05, discover_tries=2), silent)
     check_counts(loop.network, discover=6, discover_again=3, started=3, failed=3,
-                 discover_timeout=3)
+                 discover_timeout=3,
+                 discover_lost=3)
     assert outcome.duration_s == pytest.approx(0.1, abs=0.003)
     # It slept meanwhile.
     assert loop.waits and 0 < outcome.busy_share < 0.1
@@ -159,8 +167,8 @@ def test_duration_in_a_closed_loop() -> None:
     """Nothing is started after it, and what was begun is finished."""
     loop, outcome = run(config(50_000, window=2, timeout_s=5.0, duration_s=0.13))
     test = loop.network.test
-    started = int(test.counts[engine.STARTED])
-    assert 0 < started < 50_000 and test.counts[engine.N_BOUND] == started
+    started = int(test.counts[cells.STARTED])
+    assert 0 < started < 50_000 and test.counts[cells.N_BOUND] == started
     # Not to the next tick of a tenth of a second.
     assert test.clients.started_ns.max() - START_NS == pytest.approx(0.13e9, abs=1e6)
     assert outcome.duration_s == pytest.approx(0.13, abs=0.001)
@@ -171,7 +179,7 @@ def test_open_loop_follows_its_plan() -> None:
     clients, rate = 60, 300.0
     loop, _ = run(config(clients, rate_per_s=rate, timeout_s=5.0))
     check_counts(loop.network, discover=clients, offer=clients, request=clients, ack=clients,
-                 started=clients, bound=clients)
+                 started=clients, completed=clients, bound=clients, clients_bound=clients)
     table = loop.network.test.clients
     wanted = table.intended_ns[0] + (np.arange(clients) / rate * 1e9).astype(np.int64)
     assert table.intended_ns.tolist() == wanted.tolist()
@@ -183,7 +191,8 @@ def test_open_loop_follows_its_plan() -> None:
 
 def test_a_slow_server_slows_no_open_loop() -> None:
     loop, outcome = run(config(20, rate_per_s=200.0, timeout_s=0.3), silent)
-    check_counts(loop.network, discover=20, started=20, failed=20, discover_timeout=20)
+    check_counts(loop.network, discover=20, started=20, failed=20, discover_timeout=20,
+                 discover_lost=20)
     # The last start and one timeout: all were in flight at once.
     assert outcome.duration_s == pytest.approx(19 / 200 + 0.3, abs=0.002)
 
@@ -199,8 +208,8 @@ def test_a_late_generator_says_so() -> None:
 
     loop, _ = run(config(40, rate_per_s=200.0, timeout_s=5.0), prepare=prepare)
     # 0.1 s of starts, but for those of the last 10 ms.
-    check_counts(loop.network, discover=40, offer=40, request=40, ack=40, started=40, bound=40,
-                 missed=18)
+    check_counts(loop.network, discover=40, offer=40, request=40, ack=40, started=40, completed=40,
+                 bound=40, clients_bound=40, missed=18)
 
 
 def interrupting(times: int, after_kicks: int = 1) -> Callable[[Loop], None]:
@@ -224,9 +233,9 @@ def test_asked_to_stop_it_finishes_what_it_began() -> None:
                         prepare=interrupting(1, after_kicks=5))
     counts = loop.network.test.counts
     assert outcome.interrupted
-    assert 10 <= counts[engine.STARTED] < 100_000 and counts[engine.IN_FLIGHT] == 0
+    assert 10 <= counts[cells.STARTED] < 100_000 and counts[cells.IN_FLIGHT] == 0
     # The three that nobody answered were waited for.
-    assert counts[engine.FAILED] == counts[engine.DISCOVER_TIMEOUT] == 3
+    assert counts[cells.FAILED] == counts[cells.DISCOVER_TIMEOUT] == 3
     assert outcome.duration_s == pytest.approx(0.5, abs=0.002)
     # Once it has listened, it sleeps again: it looks at requests every tenth of a second.
     assert loop.woken * LOOK_NS < 0.1e9
@@ -241,7 +250,7 @@ def test_asked_twice_it_waits_for_nobody() -> None:
 @pytest.mark.parametrize("asked", [0, 2])
 def test_strangers_do_not_keep_it_from_ending(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a segment with a storm of others' answers every turn reads something."""
-    real = engine.turn
+    real = turn
     strange: list[bytes] = []
     turns: list[int] = []
 
@@ -264,30 +273,32 @@ def test_strangers_do_not_keep_it_from_ending(asked: int, monkeypatch: pytest.Mo
 
     loop, outcome = run(config(2, timeout_s=600.0 if asked else 0.05), silent, prepare=prepare)
     counts = loop.network.test.counts
-    assert counts[engine.UNKNOWN_XID] > 0
-    assert counts[engine.DISCOVER_TIMEOUT] == (0 if asked else 2)
+    assert counts[OFFER_UNKNOWN] > 0
+    assert counts[cells.DISCOVER_TIMEOUT] == (0 if asked else 2)
     assert outcome.interrupted == bool(asked)
 
 
 def test_intervals_add_up() -> None:
     """Each holds what happened in it alone, its latency too."""
     network = Network(config())
-    counts, interval = network.test.counts, network.test.histograms[engine.INTERVAL]
+    counts, interval = network.test.counts, network.test.histograms[cells.H_INTERVAL]
     rows = Intervals()
     for latencies_us in (range(1, 101), (), (900,) * 5):
         bound = len(latencies_us)
-        counts[engine.STARTED] += bound + 1
-        counts[engine.N_BOUND] += bound
-        counts[engine.FAILED] += 1
+        counts[cells.STARTED] += bound + 1
+        counts[cells.N_BOUND] += bound
+        counts[cells.FAILED] += 1
         for latency_us in latencies_us:
             Histogram(interval).record(latency_us)
         rows.close(network.test, len(rows.rows) + 1.00049)
+    rest = {"renewed": 0, "in_flight": 0}
     assert rows.rows == [
         {"t_s": 1.0, "started": 101, "bound": 100, "failed": 1, "dora_p50_us": 50,
-         "dora_p99_us": 99},
-        {"t_s": 2.0, "started": 1, "bound": 0, "failed": 1, "dora_p50_us": 0, "dora_p99_us": 0},
+         "dora_p99_us": 99} | rest,
+        {"t_s": 2.0, "started": 1, "bound": 0, "failed": 1, "dora_p50_us": 0, "dora_p99_us": 0}
+        | rest,
         {"t_s": 3.0, "started": 6, "bound": 5, "failed": 1, "dora_p50_us": 900,
-         "dora_p99_us": 900}]
+         "dora_p99_us": 900} | rest]
 
 
 def test_one_interval_a_second() -> None:
@@ -295,8 +306,8 @@ def test_one_interval_a_second() -> None:
     assert [row["t_s"] for row in outcome.intervals] == pytest.approx([1.0, 2.0, 25 / 9.3],
                                                                       abs=0.002)
     assert [row["started"] for row in outcome.intervals] == [10, 9, 7]
-    for name, cell in (("started", engine.STARTED), ("bound", engine.N_BOUND),
-                       ("failed", engine.FAILED)):
+    for name, cell in (("started", cells.STARTED), ("bound", cells.N_BOUND),
+                       ("failed", cells.FAILED)):
         assert sum(row[name] for row in outcome.intervals) == loop.network.test.counts[cell]
 
 
@@ -304,7 +315,7 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     run(config(5, timeout_s=5.0), progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"dhcp-tester: +\d+\.\d s  5 of 5 bound \(100\.0 %\), 0 failed, "
+    assert re.fullmatch(r"dhcp-tester: +\d+\.\d s  5 of 5 completed \(100\.0 %\), 0 failed, "
                         r"[\d,]+ DORA/s\n", err)
 
 
@@ -312,7 +323,8 @@ def test_progress_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
     run(config(26, rate_per_s=9.3, timeout_s=5.0), progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert [" ".join(line.split()[1:8]) for line in lines] == [
-        "1.0 s 10 of 26 bound (38.5", "2.0 s 19 of 26 bound (73.1", "2.7 s 26 of 26 bound (100.0"]
+        "1.0 s 10 of 26 completed (38.5", "2.0 s 19 of 26 completed (73.1",
+        "2.7 s 26 of 26 completed (100.0"]
     assert [line.split()[-2] for line in lines] == ["10", "9", "10"]
 
 
@@ -326,8 +338,58 @@ def test_snapshots_for_the_panel() -> None:
         assert snapshot["started"] == snapshot["bound"] + snapshot["in_flight"]
         assert snapshot["latency_us"]["count"] == snapshot["bound"]
         assert len(snapshot["intervals"]) == int(snapshot["elapsed_s"] + 1e-3)
-        live_view(None, snapshot)
     assert shown[-1]["bound"] == 25
+
+
+def test_bound_clients_renew_at_a_rate_until_told_to_stop() -> None:
+    """Nothing is before them but that rate: the test goes on for its duration all the same."""
+    loop, outcome = run(config(4, timeout_s=1.0, renew_rate=100.0, duration_s=0.5))
+    counts = loop.network.test.counts
+    renewed = counts[cells.PHASE + cells.M_RENEW * cells.PHASE_SIZE + cells.ANSWERED]
+    assert outcome.duration_s == pytest.approx(0.5, abs=0.01)
+    assert renewed + counts[cells.NOBODY_TO_RENEW] == pytest.approx(50, abs=2)
+    assert renewed > 40
+
+
+def test_drain_does_not_cut_lives_short() -> None:
+    """Patience is for answers that stay away, not for clients who hold and renew their leases."""
+    life = Behaviour("release", hold_s=2.0, ending=cells.E_RELEASE, lives=2, return_s=0.2)
+    loop, _ = run(config(2, timeout_s=1.0, drain_s=0.1, lives=life))
+    counts = loop.network.test.counts
+    assert counts[cells.PHASE + cells.M_RELEASE * cells.PHASE_SIZE + cells.LEGS] == 4
+    assert counts[cells.COMPLETED] == 4
+
+
+def test_drain_ends_waiting() -> None:
+    loop, outcome = run(config(3, timeout_s=600.0, drain_s=0.2), silent)
+    assert loop.network.test.counts[cells.IN_FLIGHT] == 3
+    assert outcome.duration_s == pytest.approx(0.2, abs=0.01)
+
+
+def test_too_many_drops_end_it() -> None:
+    loop, outcome = run(config(1000, window=10, timeout_s=0.01, max_drop=15), silent)
+    assert "--max-drop" in outcome.stopped
+    assert 15 < loop.network.test.counts[cells.FAILED] < 1000
+
+
+def test_preload_is_not_measured() -> None:
+    loop, outcome = run(config(30, window=3, timeout_s=5.0, preload=20))
+    counts = loop.network.test.counts
+    assert (counts[cells.STARTED], counts[cells.N_BOUND], counts[cells.BEGUN]) == (10, 10, 30)
+    assert sum(row["bound"] for row in outcome.intervals) == 10
+    check_invariants(loop.network.test, measured_from_start=False)
+
+
+def test_warm_up_is_not_measured() -> None:
+    """What is in flight when measuring begins counts as started then, its message too."""
+    def answers(sent: Sent) -> str:
+        return willing(sent) if sent.row % 7 else ""
+
+    loop, _ = run(config(200, rate_per_s=100.0, timeout_s=0.05, warm_up_s=1.0), answers)
+    test = loop.network.test
+    assert 90 <= test.counts[cells.STARTED] <= 110
+    assert test.counts[cells.BEGUN] == 200
+    check_invariants(test, measured_from_start=False)
 
 
 def test_touch_leaves_no_trace() -> None:
