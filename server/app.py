@@ -23,7 +23,15 @@ from server.decide import C_NO_FREE
 from server.engine import serve
 from server.metrics import render
 from server.model import Config
-from server.ports import Port, make_ports, open_rings, ring_counts, wait_for
+from server.ports import (
+    LOOK_S,
+    Port,
+    make_ports,
+    open_rings,
+    ring_counts,
+    served_interfaces,
+    wait_for,
+)
 from server.reload import Reload
 from server.stats import event_lines, snapshot
 from server.store import Store
@@ -92,7 +100,7 @@ class Server:
         store = Store(ways.lease_file, ways.durability, self.log)
         try:
             with Signals() as signals, open_rings(self._config) as rings:
-                self._interfaces = [ring.interface for ring in rings]
+                self._interfaces = served_interfaces(rings)
                 self._resolved = resolve(self._config, self._interfaces)
                 if metrics:
                     metrics.start(user)
@@ -140,7 +148,10 @@ class Server:
             now_s = int(self._wall_s + now)
             read = 0
             for port in self._ports:
-                read += self._turn(port, now_s, now_us)
+                if now >= port.look_s:
+                    found = self._turn(port, now_s, now_us)
+                    read += found
+                    port.look_s = now + LOOK_S if port.aside and not found else 0.0
             if self._reload is not None:
                 self._go_on_reloading(now_s)
                 idle_since = now

@@ -1,4 +1,7 @@
-"""Where the server hears and answers: packet rings on interfaces, or one UDP socket.
+"""Where the server hears and answers: packet rings on interfaces, or UDP sockets.
+
+Beside rings stands a socket on loopback, for who speaks to this server on its own machine: a
+ring does not hear that. It is looked at when nothing else is to be done, or every millisecond.
 
 Every port has what belongs to its own frames (replies that wait, response times of a batch);
 leases, settings and counts are one and the same for all.
@@ -9,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from fastpath.errors import SystemRefused
 from fastpath.interface import Interface, choose, find
 from fastpath.process import hold_port
 from fastpath.ring import Ring
@@ -28,16 +32,23 @@ _LOOPBACK = "lo"
 _USUAL_PORT = 67
 # Replies on their way: a few batches. The kernel takes them in the kick that follows each.
 _MOST_UNSENT = 1024
+_LOOPBACK_SLOTS = 256
+LOOK_S = 0.001
 
 
 @dataclass(slots=True)
 class Port:
-    """One interface or socket. done_ns: CLOCK_REALTIME when its last replies were sent."""
+    """One interface or socket. done_ns: CLOCK_REALTIME when its last replies were sent.
+
+    aside: it rarely has anything. look_s: monotonic, before which it is not looked at.
+    """
 
     ring: Ring | Udp
     tables: Tables
     link: Link
     done_ns: int = 0
+    aside: bool = False
+    look_s: float = 0.0
 
 
 def transport_of(config: Config) -> str:
@@ -70,7 +81,22 @@ def open_rings(config: Config) -> Iterator[list[Ring | Udp]]:
                 rings.append(stack.enter_context(
                     Ring(name, (config.port,), slots=config.ring_slots, most_unsent=_MOST_UNSENT)))
                 stack.enter_context(hold_port(config.port, name))
+            if config.port == _USUAL_PORT and _LOOPBACK not in config.interfaces:
+                # Where there is none, or another server has it, nothing is missed.
+                with contextlib.suppress(SystemRefused):
+                    rings.append(stack.enter_context(Udp(
+                        None, config.port, interface=_LOOPBACK, slots=_LOOPBACK_SLOTS)))
         yield rings
+
+
+def beside(rings: Sequence[Ring | Udp]) -> bool:
+    """Whether the last of them is the socket beside rings."""
+    return isinstance(rings[0], Ring) and isinstance(rings[-1], Udp)
+
+
+def served_interfaces(rings: Sequence[Ring | Udp]) -> list[Interface]:
+    """The interfaces that are served, without the loopback beside them."""
+    return [ring.interface for ring in (rings[:-1] if beside(rings) else rings)]
 
 
 def find_interfaces(config: Config) -> list[Interface]:
@@ -86,7 +112,10 @@ def make_ports(rings: Sequence[Ring | Udp], resolved: Resolved, tables: Tables,
                before: Sequence[Port] = ()) -> list[Port]:
     """A port for each ring. before: those to succeed: what waits there goes on waiting."""
     ports = []
-    for i, (ring, served) in enumerate(zip(rings, resolved.served, strict=True)):
+    everywhere = list(resolved.served)
+    if beside(rings):
+        everywhere.append(replace(everywhere[0], interface=rings[-1].interface, server=None))
+    for i, (ring, served) in enumerate(zip(rings, everywhere, strict=True)):
         delay = tables.delay if i == 0 else make_delay(delay_rows(resolved.config))
         sent, done_ns = make_sent(), 0
         if before:
@@ -94,7 +123,8 @@ def make_ports(rings: Sequence[Ring | Udp], resolved: Resolved, tables: Tables,
             if waiting(before[i].tables.delay) or not delay_rows(resolved.config):
                 delay = before[i].tables.delay
         own = tables._replace(delay=delay, sent=sent)
-        ports.append(Port(ring, own, make_link(resolved, served), done_ns))
+        ports.append(Port(ring, own, make_link(resolved, served), done_ns,
+                          aside=i >= len(resolved.served)))
     return ports
 
 
@@ -114,6 +144,7 @@ def wait_for(ports: Sequence[Port], timeout_s: float, now_us: int, also: int) ->
         if port.ring in readable or port.ring.congested:
             # It looks for errors of the interface, and sends what was left.
             port.ring.wait(0.0)
+            port.look_s = 0.0
 
 
 def ring_counts(ports: Sequence[Port]) -> dict[str, Any]:

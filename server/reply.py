@@ -189,7 +189,10 @@ def _target(rx: Memory, request: Request, kind: int, yiaddr: int, link: Link,
         if numbers[L_TO_SENDER] and sender == giaddr:
             return came_from, giaddr, sender_port
         return came_from, giaddr, numbers[L_SERVER_PORT]
-    if numbers[L_TO_SENDER] and sender != 0:
+    # Who has no address yet cannot have written to us alone: somebody speaks for him.
+    written_to = be32(rx, request.ip + IP_TARGET)
+    to_us = written_to != _BROADCAST_IP and written_to != numbers[L_BROADCAST]
+    if sender != 0 and (numbers[L_TO_SENDER] or (ciaddr == 0 and to_us)):
         return came_from, sender, sender_port
     port = numbers[L_CLIENT_PORT]
     if kind == NAK:

@@ -357,7 +357,7 @@ def make_link(resolved: Resolved, served: Served) -> Link:
     numbers[L_NETWORK] = NONE if served.network is None else served.network
     numbers[L_SUBNET] = NONE if served.subnet is None else served.subnet
     numbers[L_ANY] = served.server is None
-    numbers[L_TO_SENDER] = config.transport == "udp"
+    numbers[L_TO_SENDER] = config.transport == "udp" or served.server is None
     numbers[L_BROADCAST] = 0xFFFFFFFF
     if served.subnet is not None:
         network = resolved.subnets[served.subnet].network

@@ -339,9 +339,17 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
             {"DHCP_LOG_LEVEL": "info"}),
     "dhcp-tester.conf": ("--config dhcp-tester.conf", {}),
 }
-# By UDP socket: a packet ring serves an interface, which loopback is not.
-WIDE_SERVER = ("-transport", "udp", "-start-ip", "10.16.1.0", "-end-ip", "10.31.255.254",
+# On its ring, as the guide starts it; a socket beside it hears loopback.
+WIDE_SERVER = ("-start-ip", "10.16.1.0", "-end-ip", "10.31.255.254",
                "-gateway", "10.16.0.1", "-lease-time", "24h")
+
+
+def test_a_ring_answers_unicast_from_another_host(tmp_path: Path) -> None:
+    """As between containers or pods: by broadcast nobody would hear it."""
+    with two_namespaces(client_address="10.16.0.2/12") as net, started(
+            net.server, tmp_path, *WIDE_SERVER):
+        run = run_in(net.client, tmp_path, "-server", "10.16.0.1", "-clients", "200", "-retry")
+    assert (run.code, run.document["clients"]["bound"]) == (0, 200), (run.out, run.err)
 
 
 def test_every_other_line_of_the_guide(tmp_path: Path) -> None:
