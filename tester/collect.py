@@ -54,10 +54,10 @@ from tester.cells import (
     WRONG_SERVER,
 )
 from tester.config import TestConfig
+from tester.measuring import Outcome
 from tester.options import ENDLESS
 from tester.plan import ClosedLoop, ConstantRate, OpenLoop
 from tester.result import SCHEMA, Document, verdict
-from tester.run import Outcome
 
 # What a series is called in the document, and which histogram it is.
 LATENCIES = {

@@ -39,9 +39,9 @@ from tester.plan import (
     Plan,
     Ramp,
     Shape,
-    parse_stages,
     starts_within,
 )
+from tester.stages import parse_stages
 
 # Closed loop with --duration and no --clients: more than anything answers in a coffee break.
 MANY_CLIENTS = 1_000_000

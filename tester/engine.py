@@ -66,11 +66,12 @@ from tester.cells import (
     TIMEOUT_REQUEST,
 )
 from tester.clients import NOBODY, holder
-from tester.compose import mac_of, put_all, relay_of, room, stamp_sent
+from tester.compose import mac_of, put_all, relay_of
 from tester.exchange import begin
 from tester.lease import pop_bound, release_one, renew_one
 from tester.life import on_ack, on_nak, on_offer, on_other_offer, on_time
 from tester.neighbours import ARP, ECHO, answer_arp, answer_echo, classify, reaches, wanted
+from tester.outbox import room, stamp_sent
 
 # Clients in the middle of something that a start may pass over to find one who is not.
 _MOST_BUSY = 64

@@ -45,7 +45,8 @@ from tester.cells import (
     SELECTING,
     WAITING,
 )
-from tester.compose import relay_of, room, say, tick_of
+from tester.compose import relay_of, tick_of
+from tester.outbox import room, say
 
 
 @kernel

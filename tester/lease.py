@@ -56,8 +56,9 @@ from tester.cells import (
     WAITING,
 )
 from tester.clients import NOBODY, disown
-from tester.compose import life_ticks, relay_of, room, say, tick_of
+from tester.compose import life_ticks, relay_of, tick_of
 from tester.exchange import begin_leg, come_back, end, look_later, trait
+from tester.outbox import room, say
 
 _INFINITE_S = 0xFFFFFFFF
 # A client that looks for an address that was given back asks for it this long at most.

@@ -78,7 +78,7 @@ from tester.cells import (
     WAITING,
 )
 from tester.clients import NOBODY, claim, disown
-from tester.compose import life_ticks, relay_of, say, tick_of
+from tester.compose import life_ticks, relay_of, tick_of
 from tester.exchange import (
     answered,
     begin_leg,
@@ -93,6 +93,7 @@ from tester.exchange import (
     trait,
 )
 from tester.lease import next_life, on_life, probe, settle
+from tester.outbox import say
 
 _INFINITE_S = 0xFFFFFFFF
 

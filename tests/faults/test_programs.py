@@ -176,5 +176,5 @@ def test_live_panels_show_on_no_terminal(net: Net) -> None:
     with OurServer(net.server, (*POOL, "--live")) as server:
         done = run_tester(net.client, "--rate", "100", "--clients", "100", "--live", "--progress")
     assert "dhcp-tester" in done.out and "DORA/s" in done.out
-    assert "100 of 100 bound (100.0 %)" in done.err
+    assert "100 of 100 completed (100.0 %)" in done.err
     assert "pool" in server.said

@@ -375,7 +375,7 @@ def test_two_interfaces_at_once() -> None:
     for run, prefix in zip(seen, ("10.16.", "10.64."), strict=True):
         assert run.code == 0
         assert all(row["yiaddr"].startswith(prefix) for row in run.clients)
-    assert [row["name"] for row in stats["interfaces"]] == ["eth0", "eth1"]
+    assert [row["name"] for row in stats["interfaces"]] == ["eth0", "eth1", "lo"]
     assert [row["bound"] for row in stats["subnets"]] == [800, 800]
     assert stats["rx_ring_drops"] == 0
 

@@ -26,9 +26,9 @@ from tester.config import TestConfig as Settings
 from tester.listing import write_clients_csv
 from tester.losses import softnet_dropped
 from tester.make import make_test
+from tester.measuring import Outcome
 from tester.plan import Avalanche, ConstantRate, OpenLoop, Plan, Ramp, Stages
 from tester.result import read_json
-from tester.run import Outcome
 from tests.simulated import (
     Look,
     Network,

@@ -52,11 +52,12 @@ from tester.cells import (
     WHOLE,
 )
 from tester.clients import epochs_of, row_of, scramble
-from tester.compose import put_all, say, stamp_sent
+from tester.compose import put_all
 from tester.config import ALL_MESSAGES, Captured, Field, Identity, TestConfig, Where, mask_of
 from tester.make import make_test
 from tester.malform import malform
 from tester.malformations import NAMES
+from tester.outbox import say, stamp_sent
 from tester.speech import typed
 from tester.template import Template, parse, parse_number
 from tests.kernels import examples, wraps

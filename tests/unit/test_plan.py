@@ -26,9 +26,9 @@ from tester.plan import (
     Ramp,
     Shape,
     Stages,
-    parse_stages,
     starts_within,
 )
+from tester.stages import parse_stages
 
 HOUR_S = 3600.0
 rates = (st.sampled_from([0.1, 1.0, 3.0, 7.0, 49.0, 1e3, 12_345.678, 1e5, 1e6, 1e7])

@@ -32,10 +32,10 @@ from tester.describe import describe, duration_text
 from tester.language import Phrase
 from tester.live import live_view, sparkline
 from tester.make import make_test
+from tester.measuring import Outcome
 from tester.plan import Avalanche, ClosedLoop, ConstantRate, OpenLoop, Ramp, Stages
 from tester.report import print_failed, print_report, render
 from tester.result import SCHEMA
-from tester.run import Outcome
 
 WIDTHS = (80, 100, 120, 200)
 LANGUAGES = ("en", "ko")

@@ -25,7 +25,8 @@ from fastpath.ring import Ring
 from tester import cells
 from tester.behaviour import Behaviour
 from tester.engine import turn
-from tester.run import Intervals, Outcome, Runner, touch
+from tester.measuring import Intervals, Outcome
+from tester.run import Runner, touch
 from tests.invariants import check_invariants
 from tests.kernels import COMPILED
 from tests.simulated import (
