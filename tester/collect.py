@@ -297,6 +297,7 @@ def collect(config: TestConfig, test: Test, outcome: Outcome, started_at: dateti
         "malformed_sent": int(counts[cells.MALFORMED_SENT]),
         "generator": {"rss_max_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                       "busy_percent": round(100 * outcome.busy_share, 1),
+                      "full_turns_percent": round(100 * outcome.full_share, 1),
                       "clock_steps": outcome.clock_steps,
                       "untrusted_stamps": int(counts[cells.UNTRUSTED])},
         "intervals": outcome.intervals,

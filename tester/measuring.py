@@ -75,7 +75,8 @@ def renewed(counts: npt.NDArray[np.int64]) -> int:
 class Outcome:
     """What a run leaves behind besides the arrays of its Test. Times in seconds.
 
-    stopped: why it ended before its end, or "".
+    stopped: why it ended before its end, or "". full_share: of the turns that found answers, those
+    that found half of all that was in flight, or of all that a turn takes.
     """
 
     duration_s: float
@@ -84,6 +85,7 @@ class Outcome:
     clock_steps: int
     intervals: list[dict[str, Any]]
     stopped: str = ""
+    full_share: float = 0.0
 
 
 def begin_measuring(test: Test) -> None:

@@ -19,10 +19,12 @@ PASS, INCOMPLETE, THRESHOLD, GENERATOR_BOUND = "pass", "incomplete", "threshold"
 EXIT_CODES = {PASS: 0, INCOMPLETE: 3, GENERATOR_BOUND: 4, THRESHOLD: 99}
 # More starts missed than this, and what was offered was not what the plan says.
 MISSED_SHARE = 0.01
-# A closed loop of at least so many seconds in which the generator hardly ever waited measured
-# the generator.
-STEADY_S = 1.0
-FULL_PERCENT = 99.0
+# In a closed loop what is in flight waits where it is slowest. Where for at least so many seconds
+# the generator hardly ever slept, and nearly always found half the window before its own door,
+# it measured itself.
+STEADY_S = 5.0
+BUSY_PERCENT = 95.0
+FULL_PERCENT = 90.0
 
 
 def own_limits(document: Document) -> list[str]:
@@ -34,7 +36,8 @@ def own_limits(document: Document) -> list[str]:
     if document["missed_starts"] > MISSED_SHARE * max(started, document["exchanges"]["started"]):
         limits.append("missed_starts")
     if (document["config"]["load"] == "closed" and document["duration_s"] >= STEADY_S
-            and document["generator"]["busy_percent"] >= FULL_PERCENT):
+            and document["generator"]["busy_percent"] >= BUSY_PERCENT
+            and document["generator"]["full_turns_percent"] >= FULL_PERCENT):
         limits.append("cpu")
     return limits
 

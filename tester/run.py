@@ -83,6 +83,9 @@ class Runner:
         if self._preloading:
             test.plan[P_EXCHANGES], test.plan[P_WINDOW] = config.limits.preload, PRELOAD_WINDOW
         self._stopped, self._stop_ns, self._said = "", 0, 0
+        window = config.plan.window if isinstance(config.plan, ClosedLoop) else BATCH
+        self._many = max(min(window, BATCH) / 2, 1)
+        self._reading_turns = self._full_turns = 0
         self._begin(self._clock.now_ns())
         self._warm_until = self._warm_from(self._began)
 
@@ -114,6 +117,9 @@ class Runner:
                                 clock.trusted_from_ns, self._due, intended, BATCH)
             # For what is left there was no room in the ring.
             self._ordered[1:] -= self._due[1:]
+            if read:
+                self._reading_turns += 1
+                self._full_turns += read >= self._many
             if queued:
                 kicked = clock.now_ns()
                 ring.kick()
@@ -143,7 +149,8 @@ class Runner:
         first = int(test.counts[FIRST_NS]) or self._measured_from
         span = max(end - self._measured_from, 1)
         return Outcome((end - first) / 1e9, self._stop.asked > 0, 1.0 - self._idle_ns / span,
-                       self._clock.steps, self._intervals.rows, self._stopped)
+                       self._clock.steps, self._intervals.rows, self._stopped,
+                       self._full_turns / max(self._reading_turns, 1))
 
     def _orders(self, now: int) -> npt.NDArray[np.int64]:
         """Set in `_due` what the plan wants now beyond what was done; for when it wanted it."""

@@ -99,8 +99,8 @@ def document(**changes: Any) -> dict[str, Any]:
         "losses": dict(LOSSES), "missed_starts": 0,
         "pool": {"nobody_to_renew": 0, "nobody_to_release": 0},
         "neighbours": {"arp_answered": 0, "pings_answered": 0}, "malformed_sent": 0,
-        "generator": {"rss_max_bytes": 10**8, "busy_percent": 41.0, "clock_steps": 0,
-                      "untrusted_stamps": 0},
+        "generator": {"rss_max_bytes": 10**8, "busy_percent": 41.0,
+                      "full_turns_percent": 100.0, "clock_steps": 0, "untrusted_stamps": 0},
         "intervals": [], "histograms": {}}
     for path, value in changes.items():
         *outer, last = path.split("__")
@@ -337,7 +337,7 @@ CUT = {"verdict": "incomplete", "exchanges__started": 400, "exchanges__completed
      ["receive ring lost 20,757 frames", "테스터의 수신 링에서 프레임 20,757개가 유실"]),
     ({"verdict": "generator-bound", "missed_starts": 500},
      ["began 500 of 1,000 exchanges over 10 ms late", "교환 1,000건 중 500건이 예정보다 10 ms"]),
-    ({"verdict": "generator-bound", "generator__busy_percent": 99.6},
+    ({"verdict": "generator-bound", "generator__busy_percent": 99.6, "duration_s": 9.0},
      ["kept its CPU 100 % busy", "CPU를 100 % 사용"]),
     (INCOMPLETE, ["100 exchanges did not complete", "완료되지 않은 교환 100건"]),
     (NOTHING, ["no exchange was started", "시작된 교환이 없습니다"]),

@@ -28,7 +28,8 @@ def document(*, planned: int = 100, started: int = 100, returned: int = 0,
              completed: int | None = None, failed: int | None = None, in_flight: int = 0,
              lost: str = "", leases_lost: int = 0, rx_ring: int | None = 0, missed: int = 0,
              interrupted: bool = False, stopped: str = "", duration_s: float | None = None,
-             load: str = "open", took_s: float = 10.0, busy: float = 50.0) -> dict[str, Any]:
+             load: str = "open", took_s: float = 10.0, busy: float = 50.0,
+             full: float = 100.0) -> dict[str, Any]:
     """What a verdict looks at; without a word all that began is completed."""
     begun = started + returned
     if completed is None:
@@ -43,7 +44,7 @@ def document(*, planned: int = 100, started: int = 100, returned: int = 0,
                           "completed": completed, "failed": failed, "in_flight": in_flight},
             "legs": {name: {"sent": started, "lost": int(name == lost)} for name in LEGS},
             "config": {"duration_s": duration_s, "load": load},
-            "generator": {"busy_percent": busy},
+            "generator": {"busy_percent": busy, "full_turns_percent": full},
             "losses": {"rx_ring": rx_ring, "tx_ring": 0, "interface": 0, "server_socket": None}}
 
 
@@ -71,9 +72,11 @@ def document(*, planned: int = 100, started: int = 100, returned: int = 0,
     ({"missed": 2}, "generator-bound"),
     ({"missed": 100, "completed": 10, "interrupted": True}, "generator-bound"),
     ({"load": "closed", "busy": 100.0}, "generator-bound"),
-    ({"load": "closed", "busy": 99.0, "took_s": 1.0}, "generator-bound"),
-    ({"load": "closed", "busy": 98.9}, "pass"),
-    ({"load": "closed", "busy": 100.0, "took_s": 0.99}, "pass"),
+    ({"load": "closed", "busy": 95.0, "full": 90.0, "took_s": 5.0}, "generator-bound"),
+    ({"load": "closed", "busy": 94.9}, "pass"),
+    # Never idle, but what was in flight waited elsewhere.
+    ({"load": "closed", "busy": 100.0, "full": 89.9}, "pass"),
+    ({"load": "closed", "busy": 100.0, "took_s": 4.99}, "pass"),
     ({"load": "open", "busy": 100.0}, "pass"),
 ])
 def test_verdict(numbers: dict[str, Any], expected: str) -> None:
