@@ -21,7 +21,7 @@ from fastpath.ring import Ring
 from fastpath.udp import Udp
 from tester.cells import RELAYS, SOCKET
 from tester.collect import collect
-from tester.config import TestConfig
+from tester.config import MOST_TAGS, TestConfig
 from tester.describe import describe
 from tester.listing import write_clients_csv
 from tester.live import live_view
@@ -35,7 +35,6 @@ from tester.speech import make_messages
 from tester.wrap import wrapped
 
 _LOWEST_FREE_PORT = 1024
-_MOST_TAGS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def _opened(config: TestConfig) -> Ring | Udp:
         return _socket(config)
     ports = (where.client_port, where.server_port) if where.relays else (where.client_port,)
     return Ring(where.interface, ports, slots=config.ring_slots, promiscuous=True,
-                neighbours=where.answers_arp or where.answers_ping, tags=_MOST_TAGS)
+                neighbours=where.answers_arp or where.answers_ping, tags=MOST_TAGS)
 
 
 def _socket(config: TestConfig) -> Udp:

@@ -29,7 +29,7 @@ from tester.cells import (
 )
 from tester.config import Expectation, Limits, Patience, TestConfig
 from tester.identify import code_of, identity_from, octets_of
-from tester.options import ENDLESS, MOST_CLIENTS, about
+from tester.options import BACKOFF, ENDLESS, MOST_CLIENTS, about
 from tester.place import resolved, where_from
 from tester.plan import (
     Avalanche,
@@ -160,7 +160,7 @@ def _clients(given: Given, plan: Plan, macs: int) -> int:
 
 
 def _patience(given: Given, ctx: click.Context) -> Patience:
-    backoff = given["backoff"] or ("4s..64s" if given["avalanche"] else None)
+    backoff = given["backoff"] or (BACKOFF if given["avalanche"] else None)
     retry = given["retry"] or bool(backoff)
 
     def tries(name: str) -> int:

@@ -45,9 +45,7 @@ class Losses:
         unsent = self._port.unsent()
         if isinstance(self._port, Udp):
             unsent += sum(self._port.send_failed.values())
-        return {"rx_ring": lost["rx_ring"], "tx_ring": unsent,
-                "interface": lost["interface"], "softnet": lost["softnet"],
-                "server_socket": lost["server_socket"]}
+        return lost | {"tx_ring": unsent}
 
 
 def interface_drops(name: str) -> int | None:

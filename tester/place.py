@@ -18,7 +18,7 @@ from fastpath.interface import choose
 from fastpath.packet import parse_mac
 from fastpath.wire import ETH_P_8021AD, ETH_P_8021Q
 from tester.cells import DIRECT, RELAYS, SOCKET
-from tester.config import Where
+from tester.config import MOST_TAGS, Where
 from tester.options import about, listed
 from tester.template import Template, parse_number
 
@@ -26,7 +26,6 @@ SELF = "self"
 MOST_RELAYS = 1 << 16
 BROADCAST = IPv4Address(0xFFFFFFFF)
 _FIRST_MULTICAST = int(IPv4Address("224.0.0.0"))
-_MOST_TAGS = 3
 _MOST_VLAN = 4095
 _TAG = re.compile(r"(?:\{[^{}]*\}|[^.{}])+")
 
@@ -151,7 +150,7 @@ def _tags(text: str | None, kind: str | None) -> tuple[tuple[int, Template], ...
     if not text:
         return ()
     parts = _TAG.findall(text)
-    if ".".join(parts) != text or len(parts) > _MOST_TAGS:
+    if ".".join(parts) != text or len(parts) > MOST_TAGS:
         raise click.BadParameter(f"{shown(text)}: write 100, 100.200 or {{1+index%48}}.7, with "
                                  "three tags at most", param_hint="--vlan")
     numbers = []

@@ -44,9 +44,11 @@ def _why_cut(words: Language, document: Document) -> Iterator[str]:
     left = exchanges["planned"] - exchanges["started"]
     if document["interrupted"]:
         yield words(language.INTERRUPTED)
-    if document["stopped"]:
+    if "--max-drop" in document["stopped"]:
         yield words(language.STOPPED,
                     n=errors["discover_timeout"] + errors["request_timeout"])
+    elif document["stopped"]:
+        yield document["stopped"]
     cut = document["interrupted"] or document["stopped"]
     if left > 0 and (cut or document["config"]["duration_s"] is None):
         yield words(language.NOT_BEGUN, n=left)

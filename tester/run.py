@@ -85,7 +85,6 @@ class Runner:
         self._stopped, self._stop_ns, self._said = "", 0, 0
         window = config.plan.window if isinstance(config.plan, ClosedLoop) else BATCH
         self._many = max(min(window, BATCH) / 2, 1)
-        self._reading_turns = self._full_turns = 0
         self._begin(self._clock.now_ns())
         self._warm_until = self._warm_from(self._began)
 
@@ -105,8 +104,8 @@ class Runner:
     def run(self) -> Outcome:
         """Run to the end; a first stop request ends starting, a second one ends waiting."""
         test, ring, clock = self._test, self._ring, self._clock
-        now = last_active = kicked = self._measured_from = self._began
-        self._idle_ns = 0
+        now = last_active = kicked = self._began
+        self._measure(self._began)
         while True:
             before, now = now, clock.now_ns()
             if before != last_active:
@@ -135,6 +134,11 @@ class Runner:
                 if not queued and self._over(now):
                     break
         return self._outcome(clock.now_ns())
+
+    def _measure(self, now: int) -> None:
+        """What the generator itself did counts from here on."""
+        self._measured_from = now
+        self._idle_ns = self._reading_turns = self._full_turns = 0
 
     def cut_short(self, why: str) -> Outcome:
         """What there is to tell after `run` has raised."""
@@ -214,7 +218,7 @@ class Runner:
         test.plan[P_WINDOW] = config.plan.window if isinstance(config.plan, ClosedLoop) else 0
         test.plan[P_EXCHANGES] = config.exchanges
         self._begin(now)
-        self._measured_from, self._idle_ns = now, 0
+        self._measure(now)
         self._warm_until = self._warm_from(now)
 
     def _warm_from(self, now: int) -> int:
@@ -225,7 +229,7 @@ class Runner:
     def _warmed_up(self, now: int) -> None:
         begin_measuring(self._test)
         self._intervals = Intervals()
-        self._measured_from, self._idle_ns = now, 0
+        self._measure(now)
         self._warm_until = 0
 
     def _sleep(self, now: int) -> None:

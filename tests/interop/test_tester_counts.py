@@ -458,6 +458,7 @@ def test_an_interface_that_goes_away_is_said_and_what_was_before_is_written_down
     assert lines[0].startswith("dhcp-tester: ") and INTERFACE in lines[0]
     check_document(run.document)
     assert run.document["verdict"] == "incomplete" and INTERFACE in run.document["stopped"]
+    assert run.document["stopped"] in run.out and "--max-drop" not in run.out
     assert run.document["exchanges"]["completed"] > 20
     outcomes = Counter(row["outcome"] for row in run.clients)
     assert outcomes["bound"] == run.document["clients"]["bound"] > 20

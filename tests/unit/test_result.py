@@ -72,10 +72,10 @@ def document(*, planned: int = 100, started: int = 100, returned: int = 0,
     ({"missed": 2}, "generator-bound"),
     ({"missed": 100, "completed": 10, "interrupted": True}, "generator-bound"),
     ({"load": "closed", "busy": 100.0}, "generator-bound"),
-    ({"load": "closed", "busy": 95.0, "full": 90.0, "took_s": 5.0}, "generator-bound"),
+    ({"load": "closed", "busy": 95.0, "full": 50.0, "took_s": 5.0}, "generator-bound"),
     ({"load": "closed", "busy": 94.9}, "pass"),
     # Never idle, but what was in flight waited elsewhere.
-    ({"load": "closed", "busy": 100.0, "full": 89.9}, "pass"),
+    ({"load": "closed", "busy": 100.0, "full": 49.9}, "pass"),
     ({"load": "closed", "busy": 100.0, "took_s": 4.99}, "pass"),
     ({"load": "open", "busy": 100.0}, "pass"),
 ])
