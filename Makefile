@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALL_PATH ?= /opt/dhcp-netlab
 LINK_PATH ?= /usr/local/bin
-PROGRAMS := lab dhcp-server dhcp-tester
+PROGRAMS := lab dhcp-server dhcp-relay dhcp-tester
 PIP := --disable-pip-version-check --quiet --constraint constraints.txt
 CLIENTS ?= 20000
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastpath.delay import Delay
+from fastpath.faults import Faults
 from fastpath.frame import Memory, Options
 from fastpath.histogram import SIZE
 from fastpath.wire import Reason
 from server.decide import CAUSES, World
-from server.delay import Delay
-from server.faults import Faults
 from server.identity import Names, make_names
 from server.places import Reserved
 from server.record import MOST_RECORD

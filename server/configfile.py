@@ -14,8 +14,9 @@ from pathlib import Path
 from fastpath import configfile, values
 from fastpath.configfile import Flags, bare_name
 from fastpath.document import AtLine, Node, did_you_mean, shown, taken
-from server.faultspec import parse_fault
-from server.model import DISTRIBUTIONS, DURABILITIES, TRANSPORTS
+from fastpath.faultmodel import DISTRIBUTIONS
+from fastpath.faultspec import parse_fault
+from server.model import DURABILITIES, TRANSPORTS
 from server.structure import Structure
 from server.values import boot_file, lease_s, parse_option, server_name
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from fastpath import options as registry
 from fastpath.errors import UserError
+from fastpath.faultmodel import Fault
+from fastpath.faultspec import parse_fault
 from server.app import Ways
-from server.faultspec import parse_fault
-from server.model import Config, Fault, Range, Settings
+from server.model import Config, Range, Settings
 from server.ports import transport_of
 from server.structure import Structure
 from server.values import parse_option

@@ -14,12 +14,12 @@ from typing import Any
 from fastpath import options as registry
 from fastpath.cli import parse_duration_s
 from fastpath.errors import UserError
+from fastpath.faultmodel import Fault
 from server.model import (
     CLASS_OPTIONS,
     FOREVER_S,
     ClientClass,
     Config,
-    Fault,
     Pool,
     Reservation,
     Settings,

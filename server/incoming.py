@@ -6,6 +6,8 @@ import numpy as np
 
 from fastpath import wire
 from fastpath.build import NO_TAG
+from fastpath.delay import waiting
+from fastpath.faults import DROP, SAY_NAK, on_arrival
 from fastpath.frame import (
     Memory,
     Options,
@@ -34,8 +36,6 @@ from server.decide import (
     REQUEST,
     Asked,
 )
-from server.delay import waiting
-from server.faults import DROP, SAY_NAK, on_arrival
 from server.identity import by_circuit, by_client, by_hardware, find_suboption
 from server.leases import (
     BOUND,

@@ -8,27 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from fastpath import wire
+from fastpath.delay import D_DUE_FROM, D_HELD, REORDER_US, drop_all, next_due, put, send
+from fastpath.faults import befall
 from fastpath.frame import be16, copy
 from fastpath.jit import kernel
 from fastpath.record import record_us
 from fastpath.slots import Slots, tx_commit, tx_revoke, tx_start
 from server.arrays import CAUSED, SENT, Tables
 from server.decide import C_FAULT, C_NO_ROOM, C_NOT_STORED
-from server.delay import D_DUE_FROM, D_HELD, REORDER_US, drop_all, next_due, put, send
-from server.faults import (
-    DELAY,
-    DROP,
-    DUPLICATE,
-    F_KIND,
-    F_OPTION,
-    F_REQUESTS,
-    REORDER,
-    SAY_NAK,
-    delay_us,
-    draw,
-    spoil,
-    strikes,
-)
 from server.leases import NONE
 
 _ETH_P_IP = wire.ETH_P_IP
@@ -50,32 +37,15 @@ def count_sent(tables: Tables, mark: int, stamp_ns: int) -> None:
 def hand_over(tx: Slots, tables: Tables, to: int, end: int, mark: int, stamp_ns: int,
               now_us: int) -> int:
     """Send the finished reply at tx.mem[to:end], or do to it what faults say; frames sent."""
-    faults, delay = tables.faults, tables.delay
-    wait_us = np.int64(-1)
-    copies = 1
-    held = False
+    delay = tables.delay
     ip = to + 14
     while be16(tx.mem, ip - 2) != _ETH_P_IP:
         ip += 4
-    for rule in range(len(faults.rules)):
-        kind = np.int64(faults.rules[rule, F_KIND])
-        if kind == SAY_NAK or (kind == DROP and faults.rules[rule, F_REQUESTS] != 0):
-            # These came true on arrival, or not at all.
-            continue
-        if not strikes(faults, np.int64(rule), mark & 0xFF, mark >> 8, now_us):
-            continue
-        if kind == DROP:
-            tables.counts[CAUSED + C_FAULT] += 1
-            return 0
-        if kind == DELAY:
-            wait_us = max(wait_us, np.int64(0)) + delay_us(faults, np.int64(rule))
-        elif kind == DUPLICATE:
-            copies += 1
-        elif kind == REORDER:
-            held = True
-        else:
-            end = spoil(tx.mem, ip, end, kind, np.int64(faults.rules[rule, F_OPTION]),
-                        draw(faults, np.int64(rule)))
+    end, wait_us, copies, held = befall(tables.faults, tx.mem, ip, end, mark & 0xFF, mark >> 8,
+                                        now_us, True)
+    if copies == 0:
+        tables.counts[CAUSED + C_FAULT] += 1
+        return 0
     if held and wait_us < 0 and delay.state[D_HELD] == NONE:
         row = put(delay, tx.mem, to, end, now_us + REORDER_US, mark, stamp_ns)
         if row != NONE:

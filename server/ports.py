@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fastpath.delay import TICK_US, make_delay, waiting
 from fastpath.errors import SystemRefused
 from fastpath.interface import Interface, choose, find
 from fastpath.process import hold_port
@@ -23,7 +24,6 @@ from fastpath.udp import Udp, bound_interface
 from fastpath.wheel import next_deadline
 from server.arrays import Tables, make_sent
 from server.config import Resolved
-from server.delay import TICK_US, make_delay, waiting
 from server.model import Config
 from server.reply import Link
 from server.tables import delay_rows, make_link

@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Any
 
 from fastpath.document import AtLine, Node, did_you_mean, shown
-from server.faultspec import KINDS, MESSAGES
-from server.model import DISTRIBUTIONS, DURABILITIES, TRANSPORTS
+from fastpath.faultmodel import DISTRIBUTIONS
+from fastpath.faultspec import KINDS, MESSAGES
+from server.model import DURABILITIES, TRANSPORTS
 
 Schema = dict[str, Any]
 

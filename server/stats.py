@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastpath.faultrules import labels
 from fastpath.histogram import COUNTS as BUCKETS
 from fastpath.histogram import SUM, Histogram, bucket_of
 from fastpath.packet import mac_text
@@ -30,7 +31,6 @@ from server.arrays import (
 )
 from server.config import Resolved
 from server.decide import CAUSES, SILENT
-from server.faultrules import labels
 from server.leases import STATES
 
 Counts = npt.NDArray[np.int64]

@@ -16,12 +16,12 @@ from fastpath import options as registry
 from fastpath import values
 from fastpath.document import AtLine, Node, did_you_mean, shown, taken
 from fastpath.errors import UserError
-from server.faultspec import FIELDS, make_fault
+from fastpath.faultmodel import Fault
+from fastpath.faultspec import FIELDS, make_fault
 from server.model import (
     CLASS_OPTIONS,
     RESERVED_BY,
     ClientClass,
-    Fault,
     Match,
     Pool,
     Reservation,

@@ -12,7 +12,10 @@ import numpy.typing as npt
 
 from fastpath import wire
 from fastpath.build import be48
+from fastpath.delay import make_delay
 from fastpath.errors import UserError
+from fastpath.faultrules import fault_rows, waits
+from fastpath.faults import make_faults
 from fastpath.frame import make_options
 from fastpath.interface import Interface
 from fastpath.siphash import Words, make_key
@@ -41,9 +44,6 @@ from server.decide import (
     POLICY_SIZE,
     World,
 )
-from server.delay import make_delay
-from server.faultrules import fault_rows, waits
-from server.faults import make_faults
 from server.identity import make_identity, make_names
 from server.leases import BY_CHADDR, BY_CIRCUIT_ID, BY_CLIENT_ID, NONE, Span, make_leases
 from server.model import CLASS_MATCHES, ClientClass, Config, Reservation, Settings, Subnet

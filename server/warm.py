@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import numpy as np
 
+from fastpath.delay import waiting
 from fastpath.interface import Interface
 from fastpath.slots import make_slots
 from fastpath.wheel import next_deadline
@@ -18,7 +19,6 @@ from server.carry import (
     watch_changes,
 )
 from server.config import Resolved, Served
-from server.delay import waiting
 from server.engine import serve
 from server.model import Config, Pool, SharedNetwork, Subnet
 from server.outgoing import take_back

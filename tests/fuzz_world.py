@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from fastpath import wire
+from fastpath.faultmodel import Fault
 from fastpath.message import Message
 from fastpath.packet import Frame
 from fastpath.wire import MessageType
 from server.model import (
     ClientClass,
     Config,
-    Fault,
     Match,
     Pool,
     Reservation,

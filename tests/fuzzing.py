@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from fastpath import wire
+from fastpath.delay import drop_all, make_delay
 from fastpath.errors import Malformed
+from fastpath.faults import CORRUPT, F_KIND, F_OPTION, MISSING
 from fastpath.frame import make_options
 from fastpath.message import Message
 from fastpath.packet import Frame
@@ -40,9 +42,7 @@ from fastpath.slots import (
 )
 from server import decide
 from server.arrays import MOST_BATCH, PEN_RECORDS, PEN_USED, Pen
-from server.delay import drop_all, make_delay
 from server.engine import serve
-from server.faults import CORRUPT, F_KIND, F_OPTION, MISSING
 from server.leases import BOUND
 from server.model import FAULT_KINDS as FAULTS
 from server.outgoing import take_back

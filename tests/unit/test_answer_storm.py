@@ -14,10 +14,10 @@ from ipaddress import IPv4Address
 import numpy as np
 
 from fastpath.errors import UserError
+from fastpath.faultmodel import FAULT_KINDS, Fault
 from fastpath.message import Message
 from fastpath.wire import MessageType
 from server.leases import BOUND, OFFERED
-from server.model import FAULT_KINDS, Fault
 from tests.frames import repaired, twin
 from tests.kernels import COMPILED, several, wraps
 from tests.serving import SERVER, Answer, Served, framed, request

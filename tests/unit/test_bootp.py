@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from fastpath.faultmodel import Fault
 from fastpath.message import Message
 from fastpath.wire import MessageType
 from server.leases import BOUND, FOREVER_S
-from server.model import Config, Fault, Pool, Reservation, Settings, SharedNetwork, Subnet
+from server.model import Config, Pool, Reservation, Settings, SharedNetwork, Subnet
 from server.stats import snapshot
 from tests.kernels import wraps
 from tests.serving import CLIENT_MAC, OURS, Answer, Served, framed, request, wants

@@ -16,11 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpath.slots import H_LEN, TX_AVAILABLE, TX_SEND_REQUEST, Slots, make_slots
-from fastpath.wire import MessageType
-from server.arrays import CAUSED, Tables
-from server.decide import C_NO_ROOM
-from server.delay import (
+from fastpath.delay import (
     D_DUE_FROM,
     FRAME_SIZE,
     NONE,
@@ -32,7 +28,11 @@ from server.delay import (
     send,
     waiting,
 )
-from server.model import Fault
+from fastpath.faultmodel import Fault
+from fastpath.slots import H_LEN, TX_AVAILABLE, TX_SEND_REQUEST, Slots, make_slots
+from fastpath.wire import MessageType
+from server.arrays import CAUSED, Tables
+from server.decide import C_NO_ROOM
 from server.outgoing import send_due
 from tests.kernels import examples, several, wraps
 from tests.serving import Served, request, understood

@@ -21,14 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastpath.delay import waiting
 from fastpath.errors import Malformed
-from fastpath.message import Message
-from fastpath.packet import Frame, checksum
-from fastpath.wire import MessageType
-from server.arrays import SENT
-from server.delay import waiting
-from server.faultrules import fault_rows
-from server.faults import (
+from fastpath.faultmodel import DISTRIBUTIONS, FAULT_KINDS, Fault
+from fastpath.faultrules import fault_rows
+from fastpath.faults import (
     CORRUPT,
     MISSING,
     WRONG_SERVER,
@@ -39,7 +36,10 @@ from server.faults import (
     spoil,
     strikes,
 )
-from server.model import DISTRIBUTIONS, FAULT_KINDS, Fault
+from fastpath.message import Message
+from fastpath.packet import Frame, checksum
+from fastpath.wire import MessageType
+from server.arrays import SENT
 from server.stats import snapshot
 from tests.kernels import examples, several, wraps, writable
 from tests.serving import OURS, SERVER, Served, bind, request, understood, wants

@@ -12,8 +12,9 @@ import click
 import yaml
 from jsonschema import Draft202012Validator
 
+from fastpath.faultmodel import DISTRIBUTIONS, FAULT_KINDS
 from server import configfile, schema
-from server.model import DISTRIBUTIONS, DURABILITIES, FAULT_KINDS, TRANSPORTS, Config, Settings
+from server.model import DURABILITIES, TRANSPORTS, Config, Settings
 from tester.cli import main_command
 from tester.configfile import _SYNONYMS
 from tests.unit.test_structure import reference_yaml

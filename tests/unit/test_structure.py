@@ -18,20 +18,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fastpath.errors import UserError
+from fastpath.faultmodel import DISTRIBUTIONS, FAULT_KINDS, REQUESTS, Fault
+from fastpath.faultspec import parse_fault
 from fastpath.options import OPTIONS, PRIVATE, find
 from server.configfile import File, load
 from server.effective import duration, effective
-from server.faultspec import parse_fault
 from server.model import (
     CLASS_MATCHES,
-    DISTRIBUTIONS,
-    FAULT_KINDS,
     FOREVER_S,
-    REQUESTS,
     TRANSPORTS,
     ClientClass,
     Config,
-    Fault,
     Match,
     Pool,
     Range,

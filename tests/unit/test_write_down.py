@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastpath.faultmodel import Fault
 from fastpath.message import Message
 from fastpath.wire import MessageType
 from server.arrays import PEN_RECORDS, PEN_USED
 from server.decide import P_JOURNAL, P_STORING
-from server.model import Config, Fault, Pool, Reservation, SharedNetwork, Subnet
+from server.model import Config, Pool, Reservation, SharedNetwork, Subnet
 from tests.kernels import examples, several, wraps
 from tests.serving import CLIENT_MAC, OURS, Served, bind, request, told, wants
 

@@ -1,4 +1,4 @@
-"""Replies that wait: a store of finished frames with a time for each.
+"""Frames that wait: a store of finished ones with a time for each.
 
 One row a frame, taken from a stack of free rows; a wheel of 100 us ticks says which are due.
 """
@@ -19,10 +19,10 @@ TICK_US = 100
 NONE = -1
 # A frame of an ordinary link with two VLAN tags.
 FRAME_SIZE = 1536
-# A reply that was to be overtaken goes out after this at the latest.
+# A frame that was to be overtaken goes out after this at the latest.
 REORDER_US = 100_000
 _WHEEL_SLOTS = 1 << 12
-# Cells of `state`: rows in all, rows that are free, the row held until another reply has gone,
+# Cells of `state`: rows in all, rows that are free, the row held until another frame has gone,
 # and where in `due` the rows stand that are due but not sent yet.
 D_ROWS, D_FREE, D_HELD, D_DUE, D_DUE_FROM = range(5)
 
@@ -30,7 +30,7 @@ D_ROWS, D_FREE, D_HELD, D_DUE, D_DUE_FROM = range(5)
 class Delay(NamedTuple):
     """The store. mem: uint8[n * FRAME_SIZE]. length: int32[n], octets of each frame.
 
-    mark: int32[n], which request and reply it is. stamp_ns: int64[n], when that arrived.
+    mark: int32[n], what it is to whoever put it here. stamp_ns: int64[n], when that arrived.
     wheel: rows by due tick. free: int32[n], stack of free rows. due: int32[n], rows to send.
     state: int64[5], by D_*.
     """
@@ -46,7 +46,7 @@ class Delay(NamedTuple):
 
 
 def make_delay(rows: int) -> Delay:
-    """Room for `rows` replies; 0 where none will ever wait."""
+    """Room for `rows` frames; 0 where none will ever wait."""
     room = max(1, rows)
     return Delay(np.zeros(room * FRAME_SIZE, np.uint8), np.zeros(room, np.int32),
                  np.zeros(room, np.int32), np.zeros(room, np.int64),
@@ -56,7 +56,7 @@ def make_delay(rows: int) -> Delay:
 
 @kernel
 def waiting(delay: Delay) -> int:
-    """How many replies wait."""
+    """How many frames wait."""
     return delay.state[D_ROWS] - delay.state[D_FREE]
 
 
@@ -110,7 +110,7 @@ def next_due(delay: Delay, now_us: int, limit: int) -> int:
 
 @kernel
 def drop_all(delay: Delay) -> int:
-    """Forget every reply that waits; returns how many."""
+    """Forget every frame that waits; returns how many."""
     state = delay.state
     count = waiting(delay)
     for row in range(state[D_ROWS]):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fastpath import values
 from fastpath.document import did_you_mean, shown
 from fastpath.errors import UserError
-from server.model import DISTRIBUTIONS, FAULT_KINDS, REPLIES, REQUESTS, Fault
+from fastpath.faultmodel import DISTRIBUTIONS, FAULT_KINDS, REPLIES, REQUESTS, Fault
 
 MESSAGES = (*REQUESTS, *(name for name in REPLIES if name not in REQUESTS))
 # What people also say, and the kind it is: silence is all messages dropped, for a time.

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from fastpath.faultmodel import DISTRIBUTIONS, FAULT_KINDS, REPLIES, REQUESTS, Fault
+from fastpath.faults import NEVER_US, RULE_COLUMNS
 from fastpath.wire import MessageType
-from server.faults import NEVER_US, RULE_COLUMNS
-from server.model import DISTRIBUTIONS, FAULT_KINDS, REPLIES, REQUESTS, Fault
 
 # Faults on arrival; all others befall a reply.
 _ARRIVING = ("drop", "nak")

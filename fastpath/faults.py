@@ -14,17 +14,17 @@ import numpy.typing as npt
 
 from fastpath import wire
 from fastpath.build import seal
+from fastpath.faultmodel import DISTRIBUTIONS, FAULT_KINDS
 from fastpath.frame import END, PAD, Memory, be32, put32
 from fastpath.jit import kernel
 from fastpath.siphash import Words, siphash
-from server.model import DISTRIBUTIONS, FAULT_KINDS
 
 (DROP, DELAY, DUPLICATE, REORDER, SAY_NAK, WRONG_XID, WRONG_SERVER, MISSING,
  CORRUPT) = range(len(FAULT_KINDS))
 _UNIFORM, _NORMAL, _EXPONENTIAL, _PARETO = range(len(DISTRIBUTIONS))
 
 # Columns of a rule. Masks have a bit a message type; RATE is out of 2**32; times in us since
-# the server was ready.
+# the program was ready.
 (F_KIND, F_REQUESTS, F_REPLIES, F_RATE, F_DELAY_US, F_JITTER_US, F_DISTRIBUTION, F_OPTION,
  F_FROM_US, F_UNTIL_US, F_EVERY_US, F_FOR_US) = range(12)
 RULE_COLUMNS = 12
@@ -70,7 +70,7 @@ def draw(faults: Faults, rule: int) -> int:
 def strikes(faults: Faults, rule: int, asked: int, answer: int, now_us: int) -> bool:
     """Whether a rule is about this message, at this time, and chance will have it.
 
-    asked, answer: message types; answer 0 where there is none yet. Counts it as hit.
+    asked, answer: message types; answer 0 where there is none (yet). Counts it as hit.
     """
     row = faults.rules[rule]
     by_request = np.int64(row[F_REQUESTS]) >> asked & 1
@@ -175,3 +175,35 @@ def spoil(mem: Memory, ip: int, end: int, kind: int, option: int, random: int) -
             after = at + 2
             mem[at + 1] = 255
     return seal(mem, ip, after)
+
+
+@kernel
+def befall(faults: Faults, mem: Memory, ip: int, end: int, asked: int, answer: int, now_us: int,
+           arrived: bool) -> tuple[int, int, int, bool]:
+    """What befalls the finished message whose IPv4 header is at mem[ip:]; spoils it there.
+
+    asked, answer: as for `strikes`. arrived: what can befall a request on its arrival already
+    has, or will not. Returns (its end; how long it waits in us, or -1; how often it goes out, 0
+    where it is dropped; whether another is to overtake it).
+    """
+    wait_us = np.int64(-1)
+    copies = np.int64(1)
+    held = False
+    for rule in range(len(faults.rules)):
+        kind = np.int64(faults.rules[rule, F_KIND])
+        if arrived and (kind == SAY_NAK or (kind == DROP and faults.rules[rule, F_REQUESTS] != 0)):
+            continue
+        if not strikes(faults, np.int64(rule), asked, answer, now_us):
+            continue
+        if kind == DROP:
+            return end, np.int64(-1), np.int64(0), False
+        if kind == DELAY:
+            wait_us = max(wait_us, np.int64(0)) + delay_us(faults, np.int64(rule))
+        elif kind == DUPLICATE:
+            copies += 1
+        elif kind == REORDER:
+            held = True
+        else:
+            end = spoil(mem, ip, end, kind, np.int64(faults.rules[rule, F_OPTION]),
+                        draw(faults, np.int64(rule)))
+    return end, wait_us, copies, held
