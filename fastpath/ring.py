@@ -9,6 +9,7 @@ it out of the ring. Source: packet(7), linux/if_packet.h, net/packet/af_packet.c
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -42,6 +43,8 @@ _RETRY_S = 0.0002
 _CONGESTED = {errno.ENOBUFS, errno.EAGAIN}
 _GONE = {errno.ENETDOWN, errno.ENXIO, errno.ENODEV, errno.ENETUNREACH}
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 class Ring:
     """A receive and a transmit ring on one interface of the current network namespace.
@@ -56,14 +59,16 @@ class Ring:
 
     def __init__(self, name: str, ports: tuple[int, ...], *, slots: int = 4096,
                  most_unsent: int = 1 << 17, promiscuous: bool = False,
-                 neighbours: bool = False, tags: int = bpf.MAX_TAGS) -> None:
+                 neighbours: bool = False, tags: int = bpf.MAX_TAGS, label: str = "") -> None:
         """slots: of the receive ring; the transmit ring has as many, but at most `most_unsent`.
 
+        label: what errors call the interface, where its name alone does not tell which it is.
         neighbours: hear ARP and ICMP echo requests too. tags: most VLAN tags in a frame that is
         heard, the outer one that the kernel takes off not counted.
         """
         tx_slots = min(slots, most_unsent)
         self.interface = interface.find(name)
+        self.label = label or name
         self.rx_dropped = 0
         self.tx_congested = 0
         self.congested = False
@@ -82,7 +87,10 @@ class Ring:
             self._receiver.bind((name, _ETH_P_ALL))
 
             self._sender = self._open(_TX_RING, tx_slots)
-            self._sender.setsockopt(_SOL_PACKET, _QDISC_BYPASS, 1)
+            # A veth has no queue to save; and what somebody puts there (a rate, a delay) is to
+            # act on our frames as on all others.
+            bypass = interface.driver(name) != "veth"
+            self._sender.setsockopt(_SOL_PACKET, _QDISC_BYPASS, int(bypass))
             self.tx = make_slots(self._map(self._sender, tx_slots), SLOT_SIZE, _TX_FRAME,
                                  _VIRTIO_HEADER)
             self._sender.bind((name, 0))
@@ -105,13 +113,14 @@ class Ring:
             self._widen(sock)
         size = slots * SLOT_SIZE
         block = min(_BLOCK, size)
-        try:
-            sock.setsockopt(_SOL_PACKET, kind,
-                            struct.pack("=IIII", block, size // block, SLOT_SIZE, slots))
-        except OSError as error:
+        request = struct.pack("=IIII", block, size // block, SLOT_SIZE, slots)
+        # Not by Python's setsockopt: that holds up all threads while the kernel waits for a grace
+        # period, which rings that are opened side by side can share.
+        if _libc.setsockopt(sock.fileno(), _SOL_PACKET, kind, request, len(request)):
             raise SystemRefused(
-                f"the kernel refused {size >> 20} MiB of ring memory: {error.strerror}",
-                "use fewer --ring-slots (a power of two), or free memory") from None
+                f"the kernel refused {size / (1 << 20):g} MiB of ring memory: "
+                f"{os.strerror(ctypes.get_errno())}",
+                "use fewer --ring-slots (a power of two), or free memory")
         return sock
 
     @staticmethod
@@ -156,10 +165,13 @@ class Ring:
             watched.append(also)
         readable, _, _ = select.select(watched, [], [], timeout_s)
         if self._receiver in readable:
-            # An interface that went down makes the socket readable with an error on it.
-            code = self._receiver.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise self._lost(OSError(code, os.strerror(code)))
+            self.check()
+
+    def check(self) -> None:
+        """Raise SystemRefused for an interface that went down, which makes the socket readable."""
+        code = self._receiver.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise self._lost(OSError(code, os.strerror(code)))
 
     def pull(self) -> int:
         """Nothing to do: the kernel fills the slots of a ring by itself."""
@@ -184,9 +196,9 @@ class Ring:
     def _lost(self, error: OSError) -> SystemRefused:
         name = self.interface.name
         if error.errno in _GONE:
-            return SystemRefused(f"interface {name!r} went down or away while in use",
+            return SystemRefused(f"interface {self.label!r} went down or away while in use",
                                  f"bring it up again (ip link set {name} up) and restart")
-        return SystemRefused(f"sending on {name!r} failed: {error.strerror}")
+        return SystemRefused(f"sending on {self.label!r} failed: {error.strerror}")
 
     def close(self) -> None:
         """Give rings, maps and sockets back; safe to call twice."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
+import select
 import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from ipaddress import IPv4Address
 from pathlib import Path
+from typing import cast
 
-from fastpath import interface
+from fastpath import elsewhere, interface
 from fastpath.clock import Clock
 from fastpath.errors import SystemRefused
 from fastpath.files import check_writable, write_json
@@ -19,22 +20,24 @@ from fastpath.panel import Panel
 from fastpath.process import Stop
 from fastpath.ring import Ring
 from fastpath.udp import Udp
-from tester.cells import RELAYS, SOCKET
+from tester.cells import RELAYS
 from tester.collect import collect
-from tester.config import MOST_TAGS, TestConfig
+from tester.config import TestConfig
 from tester.describe import describe
+from tester.fleet import make_fleet
+from tester.gather import gather, rows_of
 from tester.listing import write_clients_csv
 from tester.live import live_view
 from tester.losses import Losses
 from tester.make import make_test
+from tester.ports import opened
 from tester.report import print_failed, print_report
 from tester.resolve import server_mac
 from tester.result import EXIT_CODES
+from tester.rounds import FleetRunner
 from tester.run import Runner, touch
 from tester.speech import make_messages
 from tester.wrap import wrapped
-
-_LOWEST_FREE_PORT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +65,43 @@ def run_test(config: TestConfig, outputs: Outputs) -> int:
     # What cannot be said is refused before anything is asked of the machine.
     make_messages(config)
     config = _settled(config)
-    with _opened(config) as port:
-        local_port = port.port if isinstance(port, Udp) else 0
-        test = make_test(config, Clock().now_ns(), mac=port.interface.mac, local_port=local_port)
+    # Before the ports are opened: see `FleetRunner`.
+    with select.epoll() as epoll, opened(config) as ports:
+        local_port = ports[0].port if isinstance(ports[0], Udp) else 0
+        fleet = make_fleet(config, Clock().now_ns()) if config.where.interfaces else None
+        test = fleet.whole if fleet else make_test(
+            config, Clock().now_ns(), mac=ports[0].interface.mac, local_port=local_port)
+        for note in config.notes:
+            print(f"dhcp-tester: {note}", file=sys.stderr, flush=True)
         if outputs.verbose:
             done = describe(config, local_port, outputs.lang)
             print(f"dhcp-tester: {done}", file=sys.stderr, flush=True)
         # Before `Stop`: Ctrl-C while kernels compile simply ends the program.
-        warm_up("tester", lambda: touch(test))
+        warm_up("tester", lambda: touch(fleet.lanes[0] if fleet else test))
         # Nothing is thrown away while packets fly, so there is nothing to collect.
         gc.freeze()
         gc.disable()
         # Frames that found the ring full while we compiled are no loss of this test.
-        losses = Losses(config, port)
+        losses = Losses(config, ports)
         started_at = datetime.now(UTC)
         with wrapped(outputs.wrap), Stop() as stop, _panel(outputs) as panel:
-            runner = Runner(config, test, port, stop, panel=panel,
-                            progress=outputs.progress or (outputs.verbose and not outputs.live))
+            said = outputs.progress or (outputs.verbose and not outputs.live)
+            runner = FleetRunner(config, fleet, cast(list[Ring], ports), stop, epoll,
+                                 progress=said, panel=panel) if fleet else Runner(
+                config, test, ports[0], stop, progress=said, panel=panel)
             try:
                 outcome = runner.run()
             except SystemRefused as error:
                 # What was measured before the interface went away is still worth its report.
                 refused, outcome = error, runner.cut_short(error.what)
-        document = collect(config, test, outcome, started_at, losses.since(),
-                           "udp" if isinstance(port, Udp) else "ring")
+        lost = losses.since()
+        if fleet:
+            gather(fleet, runner.measured_from_ns)
+        document = collect(config, test, outcome, started_at, lost,
+                           "udp" if isinstance(ports[0], Udp) else "ring")
+        if fleet:
+            document["interfaces"] = rows_of(config.where.interfaces, fleet.lanes, losses.rx_ring,
+                                             runner.measured_from_ns)
     try:
         if outputs.json_file:
             write_json(outputs.json_file, document)
@@ -110,38 +126,12 @@ def _settled(config: TestConfig) -> TestConfig:
     where = config.where
     if where.mode != RELAYS or where.server_mac is not None or where.server is None:
         return config
-    found = interface.find(where.interface)
+    namespace, name = elsewhere.split(where.interface)
     tags = [(tpid, tag.number or 0) for tpid, tag in where.tags]
     if any(tag.number is None for _, tag in where.tags):
         raise SystemRefused("a server cannot be asked for its hardware address in many VLANs",
                             "give it with --server-mac")
-    mac = server_mac(where.interface, where.server, where.relays[0], found.mac, tags=tags)
+    server, giaddr = where.server, where.relays[0]
+    mac = elsewhere.within(namespace, lambda: server_mac(
+        name, server, giaddr, interface.find(name).mac, tags=tags))
     return replace(config, where=replace(where, server_mac=mac))
-
-
-def _opened(config: TestConfig) -> Ring | Udp:
-    where = config.where
-    if where.mode == SOCKET:
-        return _socket(config)
-    ports = (where.client_port, where.server_port) if where.relays else (where.client_port,)
-    return Ring(where.interface, ports, slots=config.ring_slots, promiscuous=True,
-                neighbours=where.answers_arp or where.answers_ping, tags=MOST_TAGS)
-
-
-def _socket(config: TestConfig) -> Udp:
-    """A socket to speak from: the port of clients, or of relays, or where that is not for us any.
-    """
-    where = config.where
-    port = where.local_port or (where.server_port if where.relays else where.client_port)
-    address: IPv4Address | None = where.local_address
-    try:
-        return Udp(address, port, interface=where.interface, slots=config.ring_slots)
-    except SystemRefused:
-        if port >= _LOWEST_FREE_PORT or where.local_port is not None:
-            raise
-    opened = Udp(address, 0, interface=where.interface, slots=config.ring_slots)
-    print(f"dhcp-tester: port {port} is not for us; speaking from port {opened.port}: a server "
-          f"that answers to port {port} will not be heard (sudo, or --local-port)",
-          file=sys.stderr)
-    return opened
-

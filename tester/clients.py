@@ -6,7 +6,7 @@ by unscrambling, with no table; chaddr and state then have to agree.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,15 +63,24 @@ class Clients(NamedTuple):
     macs: npt.NDArray[np.int64]
 
 
-def make_clients(rows: int, macs: npt.NDArray[np.int64] | None = None) -> Clients:
-    """A table of `rows` clients in INIT; macs: their addresses, where these do not count up."""
+def make_columns(rows: int) -> list[npt.NDArray[Any]]:
+    """The columns of a table of `rows` clients in INIT, as far as the row is their index."""
     kinds = (6 * [np.uint8] + 4 * [np.uint16] + 8 * [np.uint32] + 4 * [np.int64]
              + 3 * [np.uint32])
+    return [np.zeros(rows, kind) for kind in kinds]
+
+
+def clients_of(columns: list[npt.NDArray[Any]], macs: npt.NDArray[np.int64]) -> Clients:
+    """The table with these columns; macs: addresses of clients, where these do not count up."""
+    rows = len(columns[0])
     # Up to twice as many cells as clients: a look-up then ends after two or three of them.
     owners = np.full(1 << (2 * rows - 1).bit_length(), NOBODY, np.int32)
-    given = np.zeros(0, np.int64) if macs is None else macs
-    return Clients(*[np.zeros(rows, kind) for kind in kinds], owners,  # type: ignore[call-arg]
-                   given)
+    return Clients(*columns, owners, macs)  # type: ignore[call-arg]
+
+
+def make_clients(rows: int, macs: npt.NDArray[np.int64] | None = None) -> Clients:
+    """A table of `rows` clients in INIT; macs: their addresses, where these do not count up."""
+    return clients_of(make_columns(rows), np.zeros(0, np.int64) if macs is None else macs)
 
 
 @kernel

@@ -88,10 +88,12 @@ class Identity:
 class Where:
     """From where clients speak, and to whom.
 
-    mode: DIRECT, RELAYS or SOCKET. interface: empty in SOCKET mode. server: needed but in
-    DIRECT mode. relays: giaddrs, none where clients speak for themselves; client i is behind
-    relay i // relay_block of them. tags: VLAN tags, outermost first: TPID, and a
-    `parse_number` template of its 16 bits. local_port: 0 for any.
+    mode: DIRECT, RELAYS or SOCKET. interface: `NAME` or `NETNS:NAME`, empty in SOCKET mode.
+    server: needed but in DIRECT mode. relays: giaddrs, none where clients speak for themselves;
+    client i is behind relay i // relay_block of them. tags: VLAN tags, outermost first: TPID, and
+    a `parse_number` template of its 16 bits. local_port: 0 for any. interfaces: all of them where
+    there are several, which `interface` is too, by commas: client i is on interface i modulo their
+    number (`share`).
     """
 
     mode: int = DIRECT
@@ -106,10 +108,16 @@ class Where:
     tags: tuple[tuple[int, Template], ...] = ()
     answers_arp: bool = True
     answers_ping: bool = True
+    interfaces: tuple[str, ...] = ()
 
     @property
     def client_port(self) -> int:
         return self.server_port + 1
+
+    @property
+    def parts(self) -> int:
+        """Over how many interfaces clients and load are spread."""
+        return len(self.interfaces) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,8 @@ class TestConfig:
     """One test.
 
     mix: behaviours with their shares. rates of renewals and releases by bound clients, a
-    second. secs_from_s, secs_to_s: between these times `secs` counts up from 1.
+    second. secs_from_s, secs_to_s: between these times `secs` counts up from 1. notes: in what the
+    test is not quite what was asked for.
     """
 
     clients: int
@@ -178,6 +187,7 @@ class TestConfig:
     secs_to_s: float = 0.0
     seed: int = 0
     ring_slots: int = 4096
+    notes: tuple[str, ...] = ()
 
     @property
     def exchanges(self) -> int:
@@ -202,9 +212,19 @@ class TestConfig:
         if self.limits.preload > self.clients:
             raise UserError(f"--preload {self.limits.preload:,} is more than there are clients",
                             "raise --clients")
-        if self.identity.macs and any(b.ending == E_HANDOVER for b, _ in self.mix):
+        if self.clients < self.where.parts:
+            raise UserError(f"{self.where.parts:,} interfaces are more than {self.clients:,} "
+                            f"client{'s' * (self.clients != 1)}", "raise --clients")
+        if any(b.ending == E_HANDOVER for b, _ in self.mix):
+            self._check_handover()
+
+    def _check_handover(self) -> None:
+        if self.identity.macs:
             raise UserError("behaviour handover needs new hardware addresses",
                             "use --mac-base instead of --mac-list")
+        if self.where.interfaces and not self.identity.mac_carry:
+            raise UserError("behaviour handover over several interfaces needs hardware addresses "
+                            "that count as numbers do", "leave out --no-mac-carry")
 
     def _check_where(self) -> None:
         where = self.where

@@ -62,9 +62,10 @@ def configure(given: Given, ctx: click.Context) -> TestConfig:
     """The test that was asked for. Raises click.UsageError, UserError and SystemRefused."""
     _check_times(given)
     seed = secrets.randbits(32) if given["seed"] is None else given["seed"]
-    where, plan = where_from(given), _plan(given, seed)
+    where = where_from(given)
+    plan, notes = _spread(_plan(given, seed), where.parts)
     identity = identity_from(given, where)
-    clients = _clients(given, plan, len(identity.macs))
+    clients = _clients(given, plan, len(identity.macs), where.parts)
     policy, server = _offer(given["offer"])
     wait_s = given["offer_wait"] if given["offer_wait"] is not None else _OFFER_WAIT_S
     secs_from_s, secs_to_s = _aging(given)
@@ -77,7 +78,7 @@ def configure(given: Given, ctx: click.Context) -> TestConfig:
         expects=tuple(_expectation(text) for text in given["expect"]),
         expect_servers=_expected_servers(given), secs_from_s=secs_from_s, secs_to_s=secs_to_s,
         seed=seed,
-        ring_slots=given["ring_slots"])
+        ring_slots=given["ring_slots"], notes=notes)
     config.check()
     return config
 
@@ -141,18 +142,30 @@ def _plan(given: Given, seed: int) -> Plan:
         return OpenLoop(shape, seed if given["poisson"] else None)
 
 
-def _clients(given: Given, plan: Plan, macs: int) -> int:
-    """How many clients, where it is not said: what the load comes to."""
+def _spread(plan: Plan, parts: int) -> tuple[Plan, tuple[str, ...]]:
+    """On each interface a closed loop has one exchange in flight at least; and what to say of it.
+    """
+    if not isinstance(plan, ClosedLoop) or plan.window >= parts:
+        return plan, ()
+    return ClosedLoop(parts), (
+        f"--concurrency {plan.window:,} is less than there are interfaces: one exchange in flight "
+        f"on each, {parts:,} in all",)
+
+
+def _clients(given: Given, plan: Plan, macs: int, parts: int) -> int:
+    """How many clients, where it is not said: what the load comes to; one an interface at least.
+    """
     if given["clients"]:
         return int(given["clients"])
     if macs:
         return macs
+    usual = max(1000, parts)
     if isinstance(plan, ClosedLoop):
-        return MANY_CLIENTS if given["duration"] and given["exchanges"] is None else 1000
+        return MANY_CLIENTS if given["duration"] and given["exchanges"] is None else usual
     if isinstance(plan.shape, Avalanche) or given["exchanges"] is not None:
-        return 1000
+        return usual
     lasts_s = given["duration"] or plan.shape.ends_s
-    wanted = 1000 if lasts_s is None else starts_within(plan, lasts_s)
+    wanted = usual if lasts_s is None else starts_within(plan, lasts_s)
     if wanted > MOST_CLIENTS:
         raise click.UsageError(f"this load takes {wanted:,} clients: more than {MOST_CLIENTS:,}; "
                                "give --clients")

@@ -96,7 +96,9 @@ def behaviour_text(words: Language, mix: Iterable[tuple[str, float]], time_scale
 def _where_text(words: Language, where: Where, local_port: int) -> str:
     values: dict[str, object] = {"interface": where.interface, "server": where.server,
                                  "port": where.server_port}
-    if where.mode == DIRECT:
+    if where.interfaces:
+        text = words(language.BY_BROADCAST_ON_MANY, n=where.parts)
+    elif where.mode == DIRECT:
         text = words(language.BY_BROADCAST, **values)
     elif where.mode == RELAYS:
         text = words(language.AS_RELAYS, n=len(where.relays), **values)

@@ -101,6 +101,8 @@ CHECK_ROUTE = Phrase("check the server's route back to giaddr, and --server-mac"
                      "서버에서 giaddr로 돌아오는 경로와 --server-mac을 확인하십시오")
 SAME_SEGMENT = Phrase("is the server on this segment ({interface})?",
                       "서버가 같은 세그먼트({interface})에 있는지 확인하십시오")
+SAME_SEGMENTS = Phrase("is the server, or a relay agent, on each of these {n:,} segments?",
+                       "이 세그먼트 {n:,}개마다 서버나 릴레이가 있는지 확인하십시오")
 ROGUE = Phrase("rogue server {server} ({mac}): OFFER {offers:,}, ACK {acks:,}, NAK {naks:,}",
                "비인가 서버 {server} ({mac}): OFFER {offers:,}, ACK {acks:,}, NAK {naks:,}")
 MORE_ROGUES = Phrase("rogue servers besides: {n:,} or more", "그 밖의 비인가 서버: {n:,}개 이상")
@@ -129,6 +131,13 @@ OTHERS = Phrase("others", "기타")
 IS_ROGUE = Phrase("rogue", "비인가")
 RELAYS = (Phrase("relay", "릴레이"), Phrase("started", "시작"), Phrase("completed", "완료"),
           Phrase("failed", "실패"), Phrase("mean", "평균"), Phrase("max", "최대"))
+INTERFACES = (Phrase("interface", "인터페이스"), Phrase("clients", "클라이언트"),
+              Phrase("bound", "할당"), Phrase("failed", "실패"), _same("p50"), _same("p99"),
+              Phrase("ring lost", "링 유실"))
+ALL_INTERFACES_BOUND = Phrase("all {n:,} interfaces bound all their clients",
+                              "인터페이스 {n:,}개 모두에서 모든 클라이언트 할당 완료")
+NONE_FAILED_ON_INTERFACES = Phrase("no client failed on any of {n:,} interfaces",
+                                   "인터페이스 {n:,}개에서 실패한 클라이언트 없음")
 ALL_OF_THEM = Phrase("all {n:,}", "전체 {n:,}개")
 AND_MORE = Phrase("and {n:,} more", "외 {n:,}개")
 
@@ -215,6 +224,7 @@ GENERATOR = Phrase("generator", "발생기")
 ENGINE = Phrase("{engine} engine {place}, {busy:.0f} % of one CPU busy, {n:,} start{s} missed",
                 "{engine} 엔진 ({place}), CPU 1개의 {busy:.0f} % 사용, 놓친 시작 {n:,}건")
 ON = Phrase("on {interface}", "{interface}")
+ON_MANY = Phrase("on {n:,} interfaces", "인터페이스 {n:,}개")
 TO = Phrase("to {server}:{port}", "{server}:{port}")
 MACHINE = Phrase("machine", "시스템")
 CPUS = Phrase("{cpu}, {n:,} CPU{s}, Linux {kernel}", "{cpu}, CPU {n:,}개, Linux {kernel}")
@@ -230,6 +240,8 @@ NOBODY = {
 SO_MANY = Phrase("{n:,} client{s}", "클라이언트 {n:,}개")
 FOR = Phrase("for {time}", "{time} 동안")
 BY_BROADCAST = Phrase("by broadcast on {interface}", "{interface}에서 브로드캐스트")
+BY_BROADCAST_ON_MANY = Phrase("by broadcast on {n:,} interfaces",
+                              "인터페이스 {n:,}개에서 브로드캐스트")
 AS_RELAYS = Phrase("as {n:,} relay agent{s} on {interface} to {server}:{port}",
                    "{interface}에서 릴레이 {n:,}개로 {server}:{port}에 전송")
 BY_SOCKET = Phrase("by UDP from {address}:{local} to {server}:{port}",

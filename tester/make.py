@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from fastpath.frame import make_options
 from fastpath.histogram import SIZE
-from fastpath.wheel import make_wheel
+from fastpath.wheel import Wheel, make_wheel
 from tester import cells
 from tester.arrays import Expected, Int64s, Test
 from tester.cells import BEHAVIOUR_SIZE, EXPECT_SIZE, FOREVER, RELAY_SIZE, SERVER_SIZE, TICK_NS
-from tester.clients import make_clients
+from tester.clients import Clients, make_clients
 from tester.config import TestConfig
 from tester.plan import ClosedLoop
 from tester.speech import make_messages
@@ -20,7 +21,7 @@ from tester.speech import make_messages
 # Starts, answers, timers, renewals and releases that one turn handles at most, each.
 BATCH = 64
 # One turn of the timer wheel: 65 s of milliseconds; longer waits are parked in it.
-_WHEEL_SLOTS = 1 << 16
+WHEEL_SLOTS = 1 << 16
 # Interleaves the behaviours of a mix evenly.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _MTU = 1500
@@ -32,7 +33,7 @@ def _ticks(config: TestConfig, seconds: float) -> int:
     return FOREVER if ticks >= FOREVER else round(ticks)
 
 
-def _plan(config: TestConfig, now_ns: int, local_port: int) -> Int64s:
+def make_plan(config: TestConfig, now_ns: int, local_port: int) -> Int64s:
     where, patience, identity = config.where, config.patience, config.identity
     backoff = patience.backoff_s or (0.0, 0.0)
     values = {
@@ -88,7 +89,7 @@ def _behaviours(config: TestConfig) -> Int64s:
     return table
 
 
-def _assign(config: TestConfig, behaviour: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
+def assign(config: TestConfig, behaviour: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
     """Give each client its behaviour: as many each as the shares say, evenly interleaved."""
     rows = len(behaviour)
     ends = np.cumsum([share for _, share in config.mix]) * rows
@@ -109,7 +110,7 @@ def _relays(config: TestConfig, mac: bytes) -> Int64s:
     return table
 
 
-def _servers(config: TestConfig) -> Int64s:
+def make_servers(config: TestConfig) -> Int64s:
     table = np.zeros((cells.MOST_SERVERS, SERVER_SIZE), np.int64)
     for row, address in enumerate(config.expect_servers):
         table[row, cells.S_ID], table[row, cells.S_EXPECTED] = int(address), 1
@@ -126,6 +127,16 @@ def _expected(config: TestConfig) -> Expected:
     return Expected(rows, np.frombuffer(octets + b"\0", np.uint8).copy())
 
 
+def make_pool(plan: Int64s, clients: int) -> npt.NDArray[np.int32]:
+    """Room for bound clients, where any are called to renew or release."""
+    return np.zeros(clients if plan[cells.P_POOLED] else 1, np.int32)
+
+
+def make_outbox() -> Int64s:
+    """Room for what clients of one interface say in a turn."""
+    return np.zeros(6 * BATCH, np.int64)
+
+
 def make_test(config: TestConfig, now_ns: int, *, mac: bytes = bytes(6), local_port: int = 0,
               ) -> Test:
     """A test that has not begun. now_ns: monotonic; mac: of the interface, for relays;
@@ -134,21 +145,27 @@ def make_test(config: TestConfig, now_ns: int, *, mac: bytes = bytes(6), local_p
     macs = np.array(config.identity.macs[:config.clients], np.int64)
     clients = make_clients(config.clients, macs)
     if len(config.mix) > 1:
-        _assign(config, clients.behaviour)
-    plan = _plan(config, now_ns, local_port)
+        assign(config, clients.behaviour)
+    return make_around(config, make_plan(config, now_ns, local_port), clients,
+                       make_wheel(config.clients, WHEEL_SLOTS), mac)
+
+
+def make_around(config: TestConfig, plan: Int64s, clients: Clients, wheel: Wheel, mac: bytes,
+                ) -> Test:
+    """A test of these clients, with all that does not have one row each."""
     return Test(
         clients=clients,
-        wheel=make_wheel(config.clients, _WHEEL_SLOTS),
+        wheel=wheel,
         plan=plan,
         behaviours=_behaviours(config),
         messages=make_messages(config),
-        servers=_servers(config),
+        servers=make_servers(config),
         relays=_relays(config, mac),
         expected=_expected(config),
-        pool=np.zeros(config.clients if plan[cells.P_POOLED] else 1, np.int32),
+        pool=make_pool(plan, len(clients.state)),
         options=make_options(),
         counts=np.zeros(cells.COUNTS, np.int64),
         histograms=np.zeros((cells.HISTOGRAMS, SIZE), np.int64),
         fired=np.zeros(BATCH, np.int32),
-        outbox=np.zeros(6 * BATCH, np.int64),
+        outbox=make_outbox(),
     )

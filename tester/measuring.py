@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,8 +89,19 @@ class Outcome:
     full_share: float = 0.0
 
 
-def begin_measuring(test: Test) -> None:
-    """Set to 0 what has been counted; what is in flight counts as just started."""
+def begin_measuring(test: Test, parts: Sequence[Test] = ()) -> None:
+    """Set to 0 what has been counted; what is in flight counts as just started.
+
+    parts: those of a test over several interfaces, which have only these in common with it:
+    histograms and expectations.
+    """
+    for part in parts or (test,):
+        _begin_counting(part)
+    test.histograms[:] = 0
+    test.expected.rows[:, [cells.X_MISSING, cells.X_DIFFERENT]] = 0
+
+
+def _begin_counting(test: Test) -> None:
     kept = test.counts[list(KEPT)]
     test.counts[:] = 0
     test.counts[list(KEPT)] = kept
@@ -101,7 +113,6 @@ def begin_measuring(test: Test) -> None:
             opened &= test.clients.flags & F_HAS_OFFER == 0
         phase = PHASE + message * PHASE_SIZE
         test.counts[[phase + LEGS, phase + TIMES]] = np.count_nonzero(opened)
-    test.histograms[:] = 0
     test.servers[:, cells.S_OFFERS:cells.S_CHOSEN + 1] = 0
     test.servers[:, cells.S_REFUSED] = 0
     test.relays[:, cells.R_STARTED:] = 0
@@ -109,6 +120,5 @@ def begin_measuring(test: Test) -> None:
     seeking = np.isin(clients.state, (SELECTING, REQUESTING)) | (clients.flags & F_PROBING != 0)
     behind = np.flatnonzero(seeking) // test.plan[cells.P_RELAY_BLOCK] % len(test.relays)
     test.relays[:, cells.R_STARTED] = np.bincount(behind, minlength=len(test.relays))
-    test.expected.rows[:, [cells.X_MISSING, cells.X_DIFFERENT]] = 0
 
 

@@ -122,10 +122,17 @@ def _text(name: str, help_text: str, *, many: bool = False, metavar: str = "TEMP
     return _option(name, multiple=many, metavar=metavar, help=help_text, **more)
 
 
+def _joined(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | None:
+    """As if all had been given at once, by commas."""
+    return ",".join(value) or None
+
+
 SECTIONS: dict[str, tuple[click.Option, ...]] = {
     "Where from": (
-        _option("--interface", "-i", metavar="NAME",
-                help="Layer 2 on this interface; default: the only one there is."),
+        _option("--interface", "-i", multiple=True, metavar="[NETNS:]NAME,..",
+                callback=_joined,
+                help="Layer 2 on this interface, or spread over several; each may be in another "
+                     "network namespace. [default: the only one there is]"),
         _option("--server", metavar="HOST",
                 help="Unicast UDP to this server, no root needed; with --relay: theirs."),
         _option("--port", type=click.IntRange(1, 65534), default=67,
@@ -262,7 +269,8 @@ SECTIONS: dict[str, tuple[click.Option, ...]] = {
         _option("--seed", type=click.IntRange(0, 0xFFFFFFFF), metavar="N",
                 help="Makes transaction ids the same in every run. [default: random]"),
         _option("--ring-slots", type=click.IntRange(64, 1 << 17), default=4096, metavar="N",
-                help="Frames that a ring holds; a power of two."),
+                help="Frames that a ring holds, or those of several interfaces together; a power "
+                     "of two."),
         _text("--perfdhcp", "A command line of perfdhcp -4, in quotes, done here.",
               metavar="LINE", expose_value=False),
     ),

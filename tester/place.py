@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from fastpath import elsewhere
 from fastpath.document import shown
 from fastpath.errors import SystemRefused, UserError
 from fastpath.interface import choose
@@ -24,6 +25,7 @@ from tester.template import Template, parse_number
 
 SELF = "self"
 MOST_RELAYS = 1 << 16
+MOST_INTERFACES = 2000
 BROADCAST = IPv4Address(0xFFFFFFFF)
 _FIRST_MULTICAST = int(IPv4Address("224.0.0.0"))
 _MOST_VLAN = 4095
@@ -49,9 +51,28 @@ def _is_host(address: IPv4Address) -> bool:
     return 0 < int(address) < _FIRST_MULTICAST
 
 
+def interfaces_of(text: str) -> tuple[str, ...]:
+    """The interfaces in `eth0,lab-c2:eth0,/proc/7/ns/net:eth1`; raises click.BadParameter."""
+    found: dict[str, None] = {}
+    with about("--interface"):
+        for item in map(str.strip, text.split(",")):
+            namespace, name = elsewhere.split(item)
+            if not name or (":" in item and not namespace):
+                raise UserError(f"{shown(item)} is no interface", "write NAME, or NETNS:NAME")
+            if item in found:
+                raise UserError(f"interface {shown(item)} is given twice", "give each once")
+            found[item] = None
+        if len(found) > MOST_INTERFACES:
+            raise UserError(f"{len(found):,} interfaces, {MOST_INTERFACES:,} is the most",
+                            "give fewer")
+    return tuple(found)
+
+
 def where_from(given: Mapping[str, Any]) -> Where:
     """Where to speak from, as the options say. Raises click.UsageError, SystemRefused."""
     relays, by_socket = _relays(given["relay"])
+    named = interfaces_of(given["interface"]) if given["interface"] else ()
+    interfaces = named if len(named) > 1 else ()
     tags = _tags(given["vlan"], given["vlan_type"])
     server = None
     if given["server"]:
@@ -59,11 +80,16 @@ def where_from(given: Mapping[str, Any]) -> Where:
             server = resolved(given["server"])
     if (relays or by_socket) and server is None:
         raise click.UsageError("--relay speaks to a server: name it with --server")
+    if server is not None and interfaces:
+        who = "relay agents speak on one interface" if relays else "a UDP socket speaks on one"
+        raise click.BadParameter(f"{who}, not on {len(interfaces):,}: give one, or leave out "
+                                 "--server for broadcast on each", param_hint="--interface")
     common: dict[str, Any] = {
-        "server": server, "server_port": given["port"], "relay_block": given["relay_block"],
+        "interfaces": interfaces, "server": server, "server_port": given["port"],
+        "relay_block": given["relay_block"],
         "answers_arp": given["answer_arp"], "answers_ping": given["answer_ping"]}
     if server is not None and not relays:
-        name = given["interface"] or (choose(None) if server == BROADCAST else "")
+        name = ",".join(named) or (choose(None) if server == BROADCAST else "")
         local = given["local_address"] or _local_address(server, name)
         if by_socket and not _is_host(local):
             raise click.BadParameter(f"{local} can be no relay's", param_hint="--local-address")
@@ -74,12 +100,17 @@ def where_from(given: Mapping[str, Any]) -> Where:
     if given["server_mac"]:
         with about("--server-mac"):
             mac = parse_mac(given["server_mac"])
-    return Where(RELAYS if relays else DIRECT, given["interface"] or choose(None),
+    return Where(RELAYS if relays else DIRECT, ",".join(named) or choose(None),
                  server_mac=mac, relays=relays, tags=tags, **common)
 
 
 def _local_address(server: IPv4Address, interface: str) -> IPv4Address:
     """The address that this machine, or one interface of it, speaks to `server` from."""
+    namespace, name = elsewhere.split(interface)
+    return elsewhere.within(namespace, lambda: _own_address(server, name))
+
+
+def _own_address(server: IPv4Address, interface: str) -> IPv4Address:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             if interface:

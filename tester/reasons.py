@@ -61,6 +61,8 @@ def _hint(words: Language, document: Document) -> str:
     config = document["config"]
     if document["errors"]["malformed"]:
         return words(language.ONLY_MALFORMED)
+    if interfaces := document.get("interfaces"):
+        return words(language.SAME_SEGMENTS, n=len(interfaces))
     if config["from"] == "broadcast":
         return words(language.SAME_SEGMENT, interface=config["interface"])
     if config["from"] == "relay":

@@ -26,14 +26,15 @@ from tester.language import Language
 from tester.listing import OUTCOMES
 from tester.reasons import begun, in_order, reasons, seen_mac, server_name
 from tester.result import GENERATOR_BOUND, INCOMPLETE, PASS, THRESHOLD, Document, own_limits
+from tester.share import row_of
 
 _STYLES = {PASS: "bold white on dark_green", INCOMPLETE: "bold white on dark_red",
            GENERATOR_BOUND: "bold black on yellow", THRESHOLD: "bold white on dark_red"}
 _WIDTH = 120
 # A closed loop above this leaves no doubt who was busy.
 _BUSY_PERCENT = 90.0
-# Of servers, of relays and of clients that failed so many are listed.
-_MOST_SERVERS, _MOST_RELAYS, _MOST_FAILED = 10, 10, 20
+# Of servers, of relays, of clients that failed and of interfaces so many are listed.
+_MOST_SERVERS, _MOST_RELAYS, _MOST_FAILED, _MOST_INTERFACES = 10, 10, 20, 10
 _FAILED_STATES = (cells.SELECTING, cells.REQUESTING, cells.TIMEOUT_DISCOVER,
                   cells.TIMEOUT_REQUEST, cells.REFUSED, cells.DUPLICATE)
 
@@ -170,6 +171,31 @@ def _relays(words: Language, relays: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _interfaces(words: Language, rows: list[dict[str, Any]]) -> RenderableType:
+    """The worst ones; one line where there is none."""
+    bad = [row for row in rows if row["failed"] or row["rx_ring"]]
+    if not bad:
+        bound = all(row["bound"] == row["planned"] for row in rows)
+        return Text(words(language.ALL_INTERFACES_BOUND if bound
+                          else language.NONE_FAILED_ON_INTERFACES, n=len(rows)))
+    table = _table(map(words, language.INTERFACES))
+    worst = sorted(bad, key=lambda row: (-row["failed"], row["bound"] - row["planned"],
+                                         -row["rx_ring"]))
+    for row in worst[:_MOST_INTERFACES]:
+        times = (duration_text(row[name]) if row["bound"] else "-"
+                 for name in ("dora_p50_us", "dora_p99_us"))
+        table.add_row(Text(row["interface"]), f"{row['planned']:,}", f"{row['bound']:,}",
+                      _alarming(row["failed"]), *times, _alarming(row["rx_ring"]))
+    if more := len(worst[_MOST_INTERFACES:]):
+        table.add_row(words(language.AND_MORE, n=more))
+    total = {name: sum(row[name] for row in rows)
+             for name in ("planned", "bound", "failed", "rx_ring")}
+    table.add_row(words(language.ALL_OF_THEM, n=len(rows)), f"{total['planned']:,}",
+                  f"{total['bound']:,}", _alarming(total["failed"]), Text(), Text(),
+                  _alarming(total["rx_ring"]))
+    return table
+
+
 def _name(words: Language, names: dict[str, language.Phrase], key: str) -> str:
     return words(names[key]) if key in names else key.replace("_", " ")
 
@@ -245,6 +271,8 @@ def _facts(words: Language, document: Document) -> Iterator[tuple[language.Phras
         f"{load_text(words, config)}, {patience_text(words, config)}; {took}")
     place = words(language.ON, interface=config["interface"]) if config["interface"] else words(
         language.TO, server=config["server"], port=config["server_port"])
+    if interfaces := document.get("interfaces"):
+        place = words(language.ON_MANY, n=len(interfaces))
     yield language.GENERATOR, Text(words(
         language.ENGINE, engine=environment["engine"], place=place,
         busy=document["generator"]["busy_percent"], n=document["missed_starts"]))
@@ -276,6 +304,8 @@ def render(document: Document, lang: str | None = "en") -> RenderableType:
     # One alone has the numbers of the whole test.
     if len(relays) > 1:
         parts += [_relays(words, relays), Text()]
+    if interfaces := document.get("interfaces"):
+        parts += [_interfaces(words, interfaces), Text()]
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     facts.add_column(style="bold", no_wrap=True)
     # Rich takes a blank that would stand in the last column behind wide characters for too much,
@@ -302,10 +332,12 @@ def print_report(document: Document, lang: str | None = None) -> None:
 
 def print_failed(config: TestConfig, test: Test, lang: str | None = None) -> None:
     """List clients that failed: number, chaddr and outcome as in --clients-csv."""
-    failed = np.flatnonzero(np.isin(test.clients.state, _FAILED_STATES)).tolist()
+    rows = row_of(np.arange(config.clients), config.clients, config.where.parts)
+    state = test.clients.state[rows]
+    failed = np.flatnonzero(np.isin(state, _FAILED_STATES)).tolist()
     listed = failed[:_MOST_FAILED]
-    lines = [f"{client:>9,}  {mac_text(config.mac_of(client))}  "
-             f"{OUTCOMES[int(test.clients.state[client])]}" for client in listed]
+    lines = [f"{client:>9,}  {mac_text(config.mac_of(client))}  {OUTCOMES[int(state[client])]}"
+             for client in listed]
     if more := len(failed) - len(listed):
         lines.append(language.choose(lang)(language.AND_MORE, n=more))
     if lines:

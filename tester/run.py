@@ -103,25 +103,17 @@ class Runner:
 
     def run(self) -> Outcome:
         """Run to the end; a first stop request ends starting, a second one ends waiting."""
-        test, ring, clock = self._test, self._ring, self._clock
-        now = last_active = kicked = self._began
+        clock = self._clock
+        now = last_active = self._kicked = self._began
         self._measure(self._began)
         while True:
             before, now = now, clock.now_ns()
             if before != last_active:
                 self._idle_ns += now - before
-            intended = self._orders(now)
-            ring.pull()
-            read, queued = turn(test, ring.rx, ring.tx, now, kicked, clock.offset_ns(),
-                                clock.trusted_from_ns, self._due, intended, BATCH)
-            # For what is left there was no room in the ring.
-            self._ordered[1:] -= self._due[1:]
+            read, queued = self._turn(now)
             if read:
                 self._reading_turns += 1
                 self._full_turns += read >= self._many
-            if queued:
-                kicked = clock.now_ns()
-                ring.kick()
             if read or queued:
                 last_active = now
             elif self._over(now):
@@ -134,6 +126,20 @@ class Runner:
                 if not queued and self._over(now):
                     break
         return self._outcome(clock.now_ns())
+
+    def _turn(self, now: int) -> tuple[int, int]:
+        """One turn and its kick; returns (frames read, frames sent)."""
+        ring, clock = self._ring, self._clock
+        intended = self._orders(now)
+        ring.pull()
+        read, queued = turn(self._test, ring.rx, ring.tx, now, self._kicked, clock.offset_ns(),
+                            clock.trusted_from_ns, self._due, intended, BATCH)
+        # For what is left there was no room in the ring.
+        self._ordered[1:] -= self._due[1:]
+        if queued:
+            self._kicked = clock.now_ns()
+            ring.kick()
+        return read, queued
 
     def _measure(self, now: int) -> None:
         """What the generator itself did counts from here on."""
@@ -214,7 +220,7 @@ class Runner:
         """Clients are bound; what is measured begins."""
         self._preloading = False
         config, test = self._config, self._test
-        begin_measuring(test)
+        self._count_anew()
         test.plan[P_WINDOW] = config.plan.window if isinstance(config.plan, ClosedLoop) else 0
         test.plan[P_EXCHANGES] = config.exchanges
         self._begin(now)
@@ -226,8 +232,16 @@ class Runner:
         warm_up_s = self._config.limits.warm_up_s
         return now + round(warm_up_s * 1e9) if warm_up_s else 0
 
-    def _warmed_up(self, now: int) -> None:
+    @property
+    def measured_from_ns(self) -> int:
+        """Since when what happened counts, monotonic."""
+        return self._measured_from
+
+    def _count_anew(self) -> None:
         begin_measuring(self._test)
+
+    def _warmed_up(self, now: int) -> None:
+        self._count_anew()
         self._intervals = Intervals()
         self._measure(now)
         self._warm_until = 0

@@ -14,7 +14,7 @@ from fastpath.errors import UserError
 from tester import cells
 from tester.behaviour import BEHAVIOURS, STAY, Behaviour, Times, balanced, malformed, parse_mix
 from tester.config import TestConfig
-from tester.make import _assign
+from tester.make import assign
 from tester.malformations import NAMES
 
 NOTHING = Times()
@@ -110,7 +110,7 @@ def assigned(given_shares: list[float], clients: int) -> tuple[np.ndarray, list[
     """The behaviour of each client, and how many clients each has for its share."""
     mix = balanced([(STAY, share) for share in given_shares])
     rows = np.zeros(clients, np.uint8)
-    _assign(TestConfig(clients, mix=mix), rows)
+    assign(TestConfig(clients, mix=mix), rows)
     return rows, [share * clients for _, share in mix]
 
 
