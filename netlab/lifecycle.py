@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastpath.errors import SystemRefused, UserError
-from netlab import apply, namespaces, plan, processes, state
+from netlab import apply, namespaces, plan, processes, progress, state
 from netlab.namespaces import Entry
 from netlab.plan import Plan
 from netlab.processes import Resident
@@ -54,9 +54,8 @@ def ensure_up(wanted: Plan, say: Say, temporary: bool = False) -> tuple[Journal,
         say(f"{lab}: not whole ({', '.join(wrong[:3])}): removed, to be built again")
         remove(lab)
         temporary = False
-    taken = [entry.name for entry in map(namespaces.entry, wanted.namespaces.values()) if entry]
-    if taken:
-        raise UserError(f"namespace {taken[0]!r} exists and is not a lab's",
+    if taken := namespaces.find(wanted.namespaces.values()):
+        raise UserError(f"namespace {taken[0].name!r} exists and is not a lab's",
                         "use another lab: --name")
     return _build(wanted, temporary), True
 
@@ -94,7 +93,8 @@ def _build(wanted: Plan, temporary: bool) -> Journal:
         journal = state.write(Journal(wanted.lab, wanted.topology, Phase.BUILDING, owner,
                                       temporary))
     try:
-        apply.apply(wanted)
+        with progress.shown() as show:
+            apply.apply(wanted, show)
         return state.move(journal, Phase.UP)
     except BaseException:
         remove(wanted.lab)
@@ -120,7 +120,9 @@ def remove(lab: str) -> Removed:
             journal = state.read(lab)
             was_known = journal is not None
         if journal:
-            journal = state.move(journal, Phase.REMOVING, journal.programs)
+            # A full disk is no reason to leave everything where it is.
+            with contextlib.suppress(SystemRefused):
+                state.move(journal, Phase.REMOVING, journal.programs)
         ours = stamped_entries(lab)
         inodes = {entry.inode for entry in ours if entry.inode is not None}
         residents = processes.living_in(inodes)
@@ -129,8 +131,7 @@ def remove(lab: str) -> Removed:
         # Children of our programs: they inherit the mark, even in a session of their own.
         mine |= {r.process for r in residents if _is_marked(r, lab)}
         processes.end(mine)
-        for entry in ours:
-            namespaces.let_go(entry)
+        namespaces.let_go(ours)
         state.forget(lab)
         guests = tuple(r for r in residents if r.process not in mine)
         return Removed(tuple(entry.name for entry in ours), len(mine), guests, was_known)

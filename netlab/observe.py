@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from netlab import namespaces, plan, processes, state
+from netlab.messages import LinkState
 from netlab.namespaces import Entry
-from netlab.netlink import LinkState
-from netlab.processes import Process, Resident
+from netlab.netlink import Rtnl
 from netlab.state import Journal, Unreadable
 
 _SOFTNET_DROPPED = 1  # the second column of /proc/net/softnet_stat, in hexadecimal
@@ -36,6 +36,7 @@ def describe(lab: str) -> dict[str, Any] | None:
             return None
     roles = {node.name: str(node.role) for node in journal.topology.nodes} if journal else {}
     residents = processes.living_in(e.inode for e in found.values() if e.inode is not None)
+    interfaces = _interfaces({n: e.name for n, e in found.items() if e.inode is not None})
     mine = {started.process for started in journal.programs} if journal else set()
     return {
         "name": lab,
@@ -43,8 +44,13 @@ def describe(lab: str) -> dict[str, Any] | None:
         "left_behind": journal is None or journal.left_behind,
         "topology": journal.topology.name if journal else None,
         "owner_pid": journal.owner.pid if journal else None,
-        "nodes": [_node(lab, node, roles.get(node), found.get(node), residents, mine)
-                  for node in roles or found],
+        "nodes": [{
+            "node": node, "namespace": plan.namespace(lab, node), "role": roles.get(node),
+            "interfaces": interfaces.get(node, []),
+            "programs": [{"pid": r.process.pid, "command": r.command,
+                          "started_by_lab": r.process in mine}
+                         for r in residents if node in found and r.namespace == found[node].inode],
+        } for node in roles or found],
     }
 
 
@@ -54,24 +60,17 @@ def _namespaces(lab: str) -> dict[str, Entry]:
     return {owner[1]: entry for owner, entry in owners if owner and owner[0] == lab}
 
 
-def _node(lab: str, node: str, role: str | None, entry: Entry | None,
-          residents: list[Resident], mine: set[Process]) -> dict[str, Any]:
-    inode = entry.inode if entry else None
-    return {
-        "node": node, "namespace": plan.namespace(lab, node), "role": role,
-        "interfaces": _interfaces(entry.name) if entry and inode is not None else [],
-        "programs": [{"pid": r.process.pid, "command": r.command,
-                      "started_by_lab": r.process in mine}
-                     for r in residents if r.namespace == inode],
-    }
+def _interfaces(names: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """The interfaces of each node but `lo`; names: namespace by node. Absent where it has gone."""
 
+    def look(rtnl: Rtnl) -> list[dict[str, Any]]:
+        addresses = rtnl.addresses()
+        return [{"ifname": link.ifname, "kind": link.kind, "state": _state(link), "mac": link.mac,
+                 "mtu": link.mtu, "addresses": [str(a) for a in addresses.get(link.index, [])],
+                 **link.counters} for link in rtnl.links(counters=True) if link.ifname != "lo"]
 
-def _interfaces(name: str) -> list[dict[str, Any]]:
-    with namespaces.opened(name) as space:
-        links, addresses = space.rtnl.links(), space.rtnl.addresses()
-    return [{"ifname": link.ifname, "kind": link.kind, "state": _state(link), "mac": link.mac,
-             "mtu": link.mtu, "addresses": [str(a) for a in addresses.get(link.index, [])],
-             **link.counters} for link in links if link.ifname != "lo"]
+    looks = zip(names, namespaces.look_into(names.values(), look), strict=True)
+    return {node: seen for node, seen in looks if not isinstance(seen, OSError)}
 
 
 def _state(link: LinkState) -> str:
@@ -82,21 +81,27 @@ def _state(link: LinkState) -> str:
 
 
 def ports(journal: Journal) -> dict[tuple[str, str], dict[str, int]]:
-    """The counters of every interface of the lab's links, by (node, ifname)."""
-    topology = journal.topology
-    found = {}
-    for node in topology.nodes:
-        with namespaces.opened(journal.namespace(node.name)) as space:
-            for link in space.rtnl.links():
-                found[node.name, link.ifname] = link.counters
+    """The counters of every interface of the lab's links, by (node, ifname).
+
+    Raises OSError where a namespace is gone, KeyError where an interface is.
+    """
+    names = [node.name for node in journal.topology.nodes]
+    looks = namespaces.look_into((journal.namespace(name) for name in names),
+                                 lambda rtnl: rtnl.links(counters=True))
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for name, seen in zip(names, looks, strict=True):
+        if isinstance(seen, OSError):
+            raise seen
+        found |= {(name, link.ifname): link.counters for link in seen}
     return {end: found[end] for pair in pairs(journal) for end in pair}
 
 
 def pairs(journal: Journal) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Both ends of every link, each as (node, ifname)."""
-    stands_in = {s.name: s.stands_in for s in journal.topology.segments}
-    return [((link.node, link.ifname), (stands_in[link.segment], link.port))
-            for link in journal.topology.links]
+    """Both ends of every veth that a link is, each as (node, ifname); a cable counts once."""
+    topology = journal.topology
+    found = {frozenset(pair): pair for link in topology.links
+             for pair in [(link.end, plan.peer(topology, link))]}
+    return list(found.values())
 
 
 def softnet_dropped() -> int:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastpath.errors import UserError
-from netlab.topology import Topology
+from netlab.topology import Link, Segment, Topology
+from netlab.topology.routing import Route, Routing
 
 DEFAULT_LAB = "netlab"
 LAB_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -21,12 +23,19 @@ LAB_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 # linux/if_bridge.h, BR_MAX_PORTS: ports are numbered in 10 bits and 0 is none.
 _MAX_PORTS = 1023
+# Ports for nodes on each bridge of a segment that needs several; the rest is for joining them.
+SHARD = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class MakeNamespace:
+    """switches: whether bridges will stand in it. forwards: whether it passes IP packets on
+    between its interfaces."""
+
     node: str
     namespace: str
+    switches: bool = False
+    forwards: bool = False
 
     def __str__(self) -> str:
         return f"make namespace {self.namespace}"
@@ -62,6 +71,35 @@ class MakeLink:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeCable:
+    """A veth pair between two nodes, with nothing in the middle."""
+
+    node: str
+    ifname: str
+    peer_node: str
+    peer_ifname: str
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"cable {self.ifname} of {self.node} to {self.peer_ifname} of {self.peer_node}"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinBridges:
+    """A veth pair inside one node that makes one segment of two bridges."""
+
+    node: str
+    bridge: str
+    port: str
+    other_bridge: str
+    other_port: str
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"join bridges {self.bridge} and {self.other_bridge} in {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
 class GiveAddress:
     node: str
     ifname: str
@@ -72,8 +110,19 @@ class GiveAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class AddRoutes:
+    node: str
+    routes: tuple[Route, ...]
+
+    def __str__(self) -> str:
+        more = f" and {len(self.routes) - 1} more" if len(self.routes) > 1 else ""
+        route = self.routes[0]
+        return f"route {route.network} by {route.via} in {self.node}{more}"
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitCarrier:
-    """Until every interface has its carrier and every port forwards. ports: (node, ifname)."""
+    """Until every interface, each (node, ifname), has its carrier and every port forwards."""
 
     interfaces: tuple[tuple[str, str], ...]
 
@@ -81,7 +130,8 @@ class AwaitCarrier:
         return f"wait until all {len(self.interfaces)} interfaces carry frames"
 
 
-Step = MakeNamespace | MakeBridge | MakeLink | GiveAddress | AwaitCarrier
+Step = (MakeNamespace | MakeBridge | MakeLink | MakeCable | JoinBridges | GiveAddress | AddRoutes
+        | AwaitCarrier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +163,21 @@ def check_lab_name(lab: str) -> str:
 
 def _check_topology(topology: Topology) -> None:
     names = [node.name for node in topology.nodes]
-    bridges = {segment.name: segment.stands_in for segment in topology.segments}
-    interfaces = [(s.stands_in, s.name) for s in topology.segments]
+    known = set(names)
+    interfaces = [(segment.stands_in, segment.name) for segment in topology.segments
+                  if not segment.is_cable]
     for link in topology.links:
-        interfaces += [(link.node, link.ifname), (bridges.get(link.segment, ""), link.port)]
+        segment = topology.segment(link.segment)
+        interfaces.append(link.end)
+        if not segment.is_cable:
+            interfaces.append((segment.stands_in, link.port))
     for name in names:
         # A node's name ends up in a namespace's, a file's and a stamp's.
         if not LAB_NAME.fullmatch(name):
             raise UserError(f"{topology.name}: {name!r} cannot be the name of a node",
                             "use up to 32 letters, digits, - and _")
     for node, ifname in interfaces:
-        if node not in names:
+        if node not in known:
             raise UserError(f"{topology.name}: interface {ifname!r} stands in no node", "")
         if not _INTERFACE_NAME.fullmatch(ifname) or ifname in (".", ".."):
             raise UserError(f"{topology.name}: {ifname!r} cannot be the name of an interface",
@@ -132,27 +186,68 @@ def _check_topology(topology: Topology) -> None:
         if count > 1:
             where = what if isinstance(what, str) else f"{what[1]} of {what[0]}"
             raise UserError(f"{topology.name}: {where} is there {count} times", "")
-    for segment, ports in Counter(link.segment for link in topology.links).items():
-        if ports > _MAX_PORTS:
-            raise UserError(f"{topology.name}: segment {segment} has over {_MAX_PORTS} ports",
-                            "a Linux bridge ends there: use several segments")
+    for segment in topology.segments:
+        ends = len(topology.links_on(segment.name))
+        if segment.is_cable and ends != 2:
+            raise UserError(f"{topology.name}: cable {segment.name} has {ends} ends, not 2",
+                            "let it stand in a switch")
+
+
+def bridges(segment: Segment, ports: int) -> list[str]:
+    """The names of the bridges that a segment with so many ports is made of, the first its own.
+
+    Each holds at most SHARD nodes' ports. Raises UserError where one bridge could not join them.
+    """
+    count = max(1, -(-ports // SHARD))
+    if count - 1 > _MAX_PORTS - SHARD:
+        raise UserError(f"segment {segment.name} has {ports:,} ports, more than "
+                        f"{SHARD * (_MAX_PORTS - SHARD + 1):,}", "use several segments")
+    return [segment.name, *(f"{segment.name[:10]}.{i}" for i in range(1, count))]
 
 
 def make(topology: Topology, lab: str = DEFAULT_LAB) -> Plan:
     """The plan for `topology` as the lab `lab`; UserError when a name cannot be."""
     check_lab_name(lab)
     _check_topology(topology)
-    stands_in = {segment.name: segment.stands_in for segment in topology.segments}
-    ports = Counter(link.segment for link in topology.links)
-    steps: list[Step] = [MakeNamespace(n.name, namespace(lab, n.name)) for n in topology.nodes]
-    steps += [MakeBridge(s.stands_in, s.name, topology.mtu) for s in topology.segments]
-    # With two ports there is only one way to go, so an address table changes nothing on the
-    # wire. It would cost a microsecond for each new client and 150 octets to remember it.
-    steps += [MakeLink(link.node, link.ifname, stands_in[link.segment], link.segment, link.port,
-                       topology.mtu, learning=ports[link.segment] > 2)
-              for link in topology.links]
+    switches = {segment.stands_in for segment in topology.segments}
+    steps: list[Step] = [
+        MakeNamespace(n.name, namespace(lab, n.name), n.name in switches, n.role.forwards)
+        for n in topology.nodes]
+    for segment in topology.segments:
+        steps += _segment(topology, segment)
     steps += [GiveAddress(link.node, link.ifname, link.address)
               for link in topology.links if link.address]
-    ends = [end for link in topology.links
-            for end in ((link.node, link.ifname), (stands_in[link.segment], link.port))]
-    return Plan(lab, topology, (*steps, AwaitCarrier(tuple(ends))))
+    steps += [AddRoutes(node, routes) for node, routes in Routing(topology).routes.items()]
+    ends = [end for link in topology.links for end in (link.end, peer(topology, link))]
+    ends += [(step.node, port) for step in steps if isinstance(step, JoinBridges)
+             for port in (step.port, step.other_port)]
+    ends += [(step.bridge_node, step.bridge) for step in steps if isinstance(step, MakeLink)]
+    return Plan(lab, topology, (*steps, AwaitCarrier(tuple(dict.fromkeys(ends)))))
+
+
+def peer(topology: Topology, link: Link) -> tuple[str, str]:
+    """The other end of a link, as (node, ifname): a port of a bridge, or the cable's other end."""
+    segment = topology.segment(link.segment)
+    if not segment.is_cable:
+        return segment.stands_in, link.port
+    one, other = topology.links_on(segment.name)
+    return other.end if link == one else one.end
+
+
+def _segment(topology: Topology, segment: Segment) -> Iterator[Step]:
+    links, mtu = topology.links_on(segment.name), topology.mtu
+    if segment.is_cable:
+        one, other = links
+        yield MakeCable(one.node, one.ifname, other.node, other.ifname, mtu)
+        return
+    names = bridges(segment, len(links))
+    for i, name in enumerate(names):
+        yield MakeBridge(segment.stands_in, name, mtu)
+        if i:
+            yield JoinBridges(segment.stands_in, names[0], f"to.{i}.{segment.name[:8]}", name,
+                              f"up.{i}.{segment.name[:8]}", mtu)
+    # With two ports there is only one way to go, so an address table changes nothing on the
+    # wire. It would cost a microsecond for each new client and 150 octets to remember it.
+    for i, link in enumerate(links):
+        yield MakeLink(link.node, link.ifname, segment.stands_in, names[i // SHARD], link.port,
+                       mtu, learning=len(links) > 2)

@@ -16,9 +16,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastpath.errors import SystemRefused
 from netlab import processes, state, syscalls
@@ -27,8 +28,10 @@ from netlab.processes import GRACE_S, Process
 
 # Where the programs of a lab are looked for before anywhere else.
 BIN_ENV = "DHCP_NETLAB_BIN"
-# The first use of a program compiles its kernels.
-READY_TIMEOUT_S = 60.0
+# The first use of a program compiles its kernels, and several may do so at once.
+READY_TIMEOUT_S = 180.0
+# How often one that does not say when it is ready is looked at.
+_LOOK_S = 0.01
 _TAIL_LINES = 12
 _MAX_SOCKET_PATH = 107  # unix(7): sun_path, with its closing zero
 
@@ -68,42 +71,57 @@ class Program:
     """One running program. `name` is what it is called in messages, in the log and journal."""
 
     def __init__(self, place: Place, name: str, command: Sequence[str], *, own_terminal: bool,
-                 notifies: bool = False) -> None:
+                 notifies: bool = False, environment: Mapping[str, str] | None = None) -> None:
         """Start `command` inside the node.
 
         own_terminal: its standard streams are ours; otherwise they go to a log of its own.
-        notifies: it will say READY=1. Raises SystemRefused when it cannot be started.
+        notifies: it will say READY=1. environment: variables beyond ours. Raises SystemRefused
+        when it cannot be started.
         """
         self.place, self.name = place, name
         self._log = None if own_terminal else _log_path(place, name)
         self._notify = _notify_socket(place, name) if notifies else None
         try:
-            self._child = _spawn(place, command, self._log, self._notify)
+            self._child = _spawn(place, command, self._log, self._notify, environment or {})
         except OSError as error:
             self._close()
             raise SystemRefused(f"cannot start {command[0]}: {error.strerror}", "") from error
         self.process: Process = processes.identify(self._child.pid)
         self._pidfd = os.pidfd_open(self._child.pid)
 
-    def await_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait for READY=1; SystemRefused with the end of its log when it ends or stays away."""
-        assert self._notify is not None
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def await_ready(self, ready: Callable[[], bool] | None = None,
+                    timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until it says READY=1, or until `ready()` is true where it never says so.
+
+        Raises SystemRefused with the end of its log when it ends or stays away.
+        """
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            listener = self._notify.fileno()
-            ready, _, _ = select.select([listener, self._pidfd], [], [], left_s)
-            if listener in ready:
-                # One datagram may carry several assignments, one a line.
-                said = self._notify.recv(4096).decode(errors="replace").splitlines()
-                self._show_status(said)
-                if "READY=1" in said:
+            if self._notify is None:
+                if ready is None or ready():
                     return
-            elif self._pidfd in ready:
+                left_s = _LOOK_S
+            listening: list[Any] = [self._notify, self._pidfd] if self._notify else [self._pidfd]
+            heard, _, _ = select.select(listening, [], [], left_s)
+            if self._notify in heard and self._said_ready():
+                return
+            if self._pidfd in heard and self._notify not in heard:
                 raise SystemRefused(self._with_log(
                     f"{self.name} in {self.place.node} ended with {self.wait()} before it was "
                     "ready"), "")
         raise SystemRefused(self._with_log(
             f"{self.name} in {self.place.node} was not ready after {timeout_s:g} s"), "")
+
+    def _said_ready(self) -> bool:
+        """Read one datagram, which may carry several assignments, one a line."""
+        assert self._notify is not None
+        said = self._notify.recv(4096).decode(errors="replace").splitlines()
+        self._show_status(said)
+        return "READY=1" in said
 
     def _show_status(self, said: list[str]) -> None:
         """Pass on what the program says of its start: STATUS= of sd_notify(3).
@@ -192,9 +210,10 @@ def _notify_socket(place: Place, name: str) -> socket.socket:
 
 
 def _spawn(place: Place, command: Sequence[str], log: Path | None,
-           notify: socket.socket | None) -> subprocess.Popen[bytes]:
+           notify: socket.socket | None, more: Mapping[str, str]) -> subprocess.Popen[bytes]:
     environment: Mapping[str, str] = {
         **{k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"},
+        **more,
         state.NODE_ENV: state.stamp(place.lab, place.node),
         **({"NOTIFY_SOCKET": notify.getsockname()} if notify else {}),
     }

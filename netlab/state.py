@@ -65,7 +65,8 @@ class Started:
 class Journal:
     """What one lab is, and how far it has come. owner: who works on it, or did last.
 
-    temporary: made by `lab test` for itself, to be removed at its end.
+    temporary: made by `lab test` for itself, to be removed at its end. described: the topology as
+    the file has it, once it was written or read: with thousands of nodes that takes a while.
     """
 
     lab: str
@@ -74,6 +75,7 @@ class Journal:
     owner: Process
     temporary: bool = False
     programs: tuple[Started, ...] = field(default=())
+    described: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def stands_alone(self) -> bool:
@@ -148,43 +150,41 @@ def read(lab: str) -> Journal | None:
             temporary=document["temporary"],
             programs=tuple(Started(p["node"], p["program"], Process(p["pid"], p["started"]))
                            for p in document["programs"]),
+            described=document["topology"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{_journal(lab)}: {error}") from error
 
 
 def write(journal: Journal) -> Journal:
-    """Put the journal on disk, whole or not at all; returns it.
+    """Put the journal in its place, whole or not at all; returns it.
 
     Raises SystemRefused when the directory cannot be written.
     """
+    described = journal.described or topologies.to_json(journal.topology)
     document: dict[str, Any] = {
         "schema": SCHEMA, "lab": journal.lab, "boot_id": boot_id(), "phase": journal.phase,
         "owner": {"pid": journal.owner.pid, "started": journal.owner.started},
         "temporary": journal.temporary,
         "programs": [{"node": p.node, "program": p.program, "pid": p.process.pid,
                       "started": p.process.started} for p in journal.programs],
-        "topology": topologies.to_json(journal.topology),
+        "topology": described,
     }
     path, draft = _journal(journal.lab), _draft(journal.lab)
-    # Not `fastpath.files`: the draft has a name of its lab's, so that a kill here leaves
-    # nothing that `forget` would not know, and the directory too must be on disk.
+    # Not `fastpath.files`: the draft has a name of its lab's, so that a kill here leaves nothing
+    # that `forget` would not know. And nothing waits for the disk: the kernel keeps the file
+    # whatever becomes of us, and when the kernel ends so do the lab and what this says of it.
     try:
         checkpoint()
-        with draft.open("w") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        draft.write_text(json.dumps(document))
         checkpoint()
         draft.replace(path)
-        place = os.open(root(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(place)
-        finally:
-            os.close(place)
     except OSError as error:
-        raise SystemRefused(f"cannot write {path}: {error.strerror}", "") from error
-    return journal
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise SystemRefused(f"cannot write {path}: {(error.strerror or '').lower()}",
+                            "") from error
+    return replace(journal, described=described)
 
 
 def move(journal: Journal, phase: Phase, programs: tuple[Started, ...] = ()) -> Journal:
@@ -224,8 +224,10 @@ def locked(lab: str, command: str) -> Iterator[None]:
         raise SystemRefused(f"lab {lab!r} is busy: {holder or 'another command'}",
                             "wait until that is done, or use another lab: --name")
     try:
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{command} (pid {os.getpid()})\n".encode())
+        # Only for others to read; on a full disk they have to do without.
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.write(lock, f"{command} (pid {os.getpid()})\n".encode())
         yield
     finally:
         if not _journal(lab).exists():

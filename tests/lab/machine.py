@@ -40,7 +40,8 @@ def wait_until(what: str, ready: Callable[[], Any], timeout_s: float = 10.0) -> 
 # of its time on.
 _SERVE = """
 import json, os, sys, traceback
-from netlab import checkpoint, cli, lifecycle, observe, run, syscalls
+from netlab import checkpoint, cli, lifecycle, observe, run, series, syscalls
+from netlab.commands import compare, life, test
 for line in sys.stdin:
     order = json.loads(line)
     if not (child := os.fork()):

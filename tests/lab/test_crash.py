@@ -1,4 +1,4 @@
-"""Killed at every step of setup and of teardown: one `lab gc`, and nothing is left.
+"""Killed at every step of setup, test and teardown: one `lab gc`, and nothing is left.
 
 A kill is a SIGKILL that the process sends itself at its n-th checkpoint (`netlab.checkpoint`);
 one stands before every change to the machine. Each n gets a lab of its own: all of them die,
@@ -8,14 +8,17 @@ then one `gc` has to find them all and no other.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import pytest
 
 from netlab.checkpoint import DIE_AT_ENV
 from tests.lab.machine import Machine
+from tests.lab.test_run import stand_ins
 
 pytestmark = pytest.mark.root
 
@@ -27,17 +30,18 @@ for name in sys.argv[1:]:
     with state.locked(name, "lab setup"):
         lifecycle.ensure_up(plan.make(topology.direct(), name), print)
 """
-# `lab COMMAND --name k<n>` for n = 1, 2 ..., each a process of its own that kills itself at its
-# n-th checkpoint, until one comes to its end. They are forked from a process that has imported
-# everything; a fresh `lab` for each would spend most of its time on that.
+# `lab COMMAND WORDS --name k<n>` for every n-th checkpoint from the first on, `step` apart, each a
+# process of its own that kills itself there, until one comes to its end. They are forked from a
+# process that has imported everything; a fresh `lab` for each would spend most of its time on that.
 _KILL_AT_EACH = """
 import os, sys
 from itertools import count
 from netlab import checkpoint, cli, lifecycle
-for n in count(1):
+step, command, *words = sys.argv[1:]
+for n in count(1, int(step)):
     if not (child := os.fork()):
         checkpoint._die_at = n
-        sys.argv = ["lab", sys.argv[1], "--name", f"k{n}"]
+        sys.argv = ["lab", command, "--name", f"k{n}", *words]
         try:
             cli.main()
         except SystemExit as end:
@@ -49,41 +53,84 @@ print("end", n, status)
 """
 
 
-def kill_at_each(host: Machine, command: str) -> int:
-    """Kill `lab COMMAND` at each of its checkpoints, on lab k1, k2 ...
+def kill_at_each(host: Machine, *words: str, step: int = 1,
+                 env: Mapping[str, str] | None = None) -> int:
+    """Kill `lab WORDS` at each of its checkpoints, or every `step`-th, on lab k1, k2 ...
 
-    Returns how many times it was killed; lab k<that + 1> saw the command's good end.
+    Returns the last at which it was killed; lab k<that + step> saw the command's good end.
     """
-    said = host.run([sys.executable, "-c", _KILL_AT_EACH, command]).stdout.splitlines()[-1]
+    said = host.run([sys.executable, "-c", _KILL_AT_EACH, str(step), *words],
+                    env).stdout.splitlines()[-1]
     word, n, status = said.split()
     assert (word, status) == ("end", "0")
-    return int(n) - 1
+    return int(n) - step
 
 
-def spaces(names: Iterable[str]) -> list[str]:
+DIRECT = ("client", "server", "switch")
+# Cables, forwarding nodes, routes.
+RELAYS = ("client", "relay1", "relay2", "server")
+
+
+def spaces(names: Iterable[str], nodes: Iterable[str] = DIRECT) -> list[str]:
     """The namespaces of these labs."""
-    return sorted(f"{name}-{node}" for name in names for node in ("client", "server", "switch"))
+    return sorted(f"{name}-{node}" for name in names for node in nodes)
 
 
-def test_setup_killed_at_every_step(host: Machine) -> None:
+# Two for each journal entry, three for each namespace, and for each node one to make its links
+# and one to set them up, if it has any to make.
+@pytest.mark.parametrize("words,nodes,steps", [
+    ((), DIRECT, 2 * 2 + 3 * 3 + 1 + 3), (("relay", "--hops", "2"), RELAYS, 2 * 2 + 3 * 4 + 3 + 4),
+])
+def test_setup_killed_at_every_step(host: Machine, words: tuple[str, ...],
+                                    nodes: tuple[str, ...], steps: int) -> None:
     before = host.snapshot()
-    kills = kill_at_each(host, "setup")
-    # Two for each journal entry, three for each namespace, one for each other step at least.
-    assert kills >= 2 * 2 + 3 * 3 + 4
+    kills = kill_at_each(host, "setup", *words)
+    assert kills >= steps
     assert len({name.partition("-")[0] for name in host.names()}) > kills / 2
 
     half = f"k{kills // 2}"
-    assert f"{half}: left building by pid" in host.lab("setup", "--name", half).stderr
+    assert f"{half}: left building by pid" in host.lab("setup", "--name", half, *words).stderr
     assert host.status(f"k{kills}")["left_behind"]
     removed = {line.partition(":")[0] for line in host.lab("gc").stdout.splitlines()}
     assert removed <= {f"k{n}" for n in range(1, kills + 1)} - {half}
 
     standing = sorted([half, f"k{kills + 1}"])
-    assert host.names() == spaces(standing)
+    assert host.names() == spaces(standing, nodes)
     labs = json.loads(host.lab("status", "--json").stdout)["labs"]
     assert [(lab["name"], lab["phase"]) for lab in labs] == [(name, "up") for name in standing]
+    assert "nothing to do" in host.lab("setup", "--name", half, *words).stdout
     host.lab("teardown", "--all")
     assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("topology,step", [(("direct",), 1), (("relay", "--hops", "2"), 3)])
+def test_a_test_killed_at_every_step(host: Machine, tmp_path: Path, topology: tuple[str, ...],
+                                     step: int) -> None:
+    """Programs that ran end with it, and all that was made for the test goes."""
+    env = stand_ins(tmp_path, tester="sleep 0.01")
+    shutil.copy(tmp_path / "dhcp-server", tmp_path / "dhcp-relay")
+    before = host.snapshot()
+    kills = kill_at_each(host, "test", *topology, "--", "--clients", "5", step=step, env=env)
+    # Set up, a journal for each program and phase, and removed again: more than setup alone.
+    assert kills > 30
+    assert host.names() != []
+    host.lab("gc")
+    assert host.snapshot() == before
+
+
+def test_a_test_killed_in_a_lab_that_was_up_leaves_nothing_half_way(host: Machine,
+                                                                    tmp_path: Path) -> None:
+    env = stand_ins(tmp_path, tester="sleep 0.01")
+    before = host.snapshot()
+    for n in (1, 3, 5, 8):
+        host.lab("setup")
+        host.lab("test", "--", "--clients", "5", env=env | {DIE_AT_ENV: str(n)},
+                 code=-signal.SIGKILL)
+        host.lab("gc")
+        # Before its journal said `testing` nothing had begun, and the lab is whole.
+        assert host.names() in ([], spaces(["netlab"]))
+        host.lab("teardown")
+        assert host.snapshot() == before
 
 
 def test_teardown_killed_at_every_step(host: Machine) -> None:
@@ -104,7 +151,7 @@ def test_teardown_killed_at_every_step(host: Machine) -> None:
 
 def test_teardown_after_a_kill_needs_no_gc(host: Machine) -> None:
     before = host.snapshot()
-    for n in (3, 9, 17):
+    for n in (3, 9, 16):
         host.lab("setup", env={DIE_AT_ENV: str(n)}, code=-signal.SIGKILL)
         host.lab("teardown", env={DIE_AT_ENV: "4"}, code=None)
         host.lab("teardown")

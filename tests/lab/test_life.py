@@ -235,7 +235,7 @@ def test_exec_replaces_the_process(standing: Machine) -> None:
 def test_without_privilege(host: Machine) -> None:
     for words in (["setup"], ["teardown"], ["gc"], ["test"]):
         refused = host.run(["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin",
-                            *host.lab_argv(*words)], code=1)
+                            *host.lab_argv("--no-rootless", *words)], code=1)
         assert refused.stderr == ("lab: cannot create namespaces: operation not permitted\n"
                                   "     run with sudo\n")
 
@@ -271,8 +271,9 @@ def test_a_setup_that_is_stopped_leaves_nothing(host: Machine, number: int) -> N
     process = host.popen([sys.executable, "-c", (
         "import os, sys, time\nfrom netlab import cli, namespaces\n"
         "make = namespaces.create\n"
-        "def slow(*args):\n"
-        "    made = make(*args); print('made', flush=True); sys.stdin.readline(); return made\n"
+        "def slow(births):\n"
+        "    for made in make(births):\n"
+        "        print('made', flush=True); sys.stdin.readline(); yield made\n"
         "namespaces.create = slow\nsys.argv = ['lab', 'setup']\ncli.main()\n")],
         stdin=subprocess.PIPE)
     assert process.stdout and process.stdin and process.stdout.readline() == "made\n"
@@ -281,6 +282,146 @@ def test_a_setup_that_is_stopped_leaves_nothing(host: Machine, number: int) -> N
     process.communicate(timeout=10)
     assert process.returncode == 128 + number
     assert host.snapshot() == before
+
+
+_COUNT_DESCRIPTORS = """
+import resource, sys
+from netlab import lifecycle, plan, state, topology
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, min(hard, int(sys.argv[1]))))
+with state.locked("netlab", "lab setup"):
+    lifecycle.ensure_up(plan.make(topology.star(30)), print)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def test_a_low_limit_on_open_files_is_raised_for_as_long_as_it_takes(host: Machine) -> None:
+    before = host.snapshot()
+    said = host.run([sys.executable, "-c", _COUNT_DESCRIPTORS, "4096"])
+    assert said.stdout == "64\n" and len(host.names()) == 33
+    host.lab("teardown")
+    assert host.snapshot() == before
+
+
+def test_a_hard_limit_on_open_files_is_told_of_and_leaves_nothing(host: Machine) -> None:
+    before = host.snapshot()
+    refused = host.run(["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource",
+                        sys.executable, "-c", _COUNT_DESCRIPTORS, "100"], code=1)
+    assert "open files, two for each node, and only 100 are allowed" in refused.stderr
+    assert host.snapshot() == before
+
+
+_ANSWERS = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("10.0.0.1", 9))
+print("listening", flush=True)
+for _ in range(7):
+    data, peer = s.recvfrom(64)
+    s.sendto(peer[0].encode(), peer)
+"""
+_ASKS = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.sendto(b"?", ("10.0.0.1", 9))
+print(s.recv(64).decode())
+"""
+_SMALL_SHARDS = """
+import sys
+from netlab import cli, plan
+plan.SHARD = 3
+sys.argv = ["lab", "setup", "star", "--segments", "7"]
+cli.main()
+"""
+
+
+def test_a_segment_of_several_bridges_is_one_segment(host: Machine) -> None:
+    """Every relay, each bridge's, reaches the server by ARP and UDP, and is answered."""
+    before = host.snapshot()
+    host.run([sys.executable, "-c", _SMALL_SHARDS])
+    switch = next(n for n in host.status("netlab")["nodes"] if n["node"] == "switch")
+    assert [p["ifname"] for p in switch["interfaces"] if p["kind"] == "bridge"] == [
+        "core", "core.1", "core.2"]
+    assert {p["state"] for p in switch["interfaces"]} == {"up"}
+    server = host.popen(host.lab_argv("exec", "server", "--", "python3", "-c", _ANSWERS))
+    assert server.stdout and server.stdout.readline() == "listening\n"
+    for n in range(1, 8):
+        said = host.lab("exec", f"relay{n}", "--", "python3", "-c", _ASKS).stdout
+        assert said == f"10.0.0.{1 + n}\n"
+    server.communicate(timeout=10)
+    host.lab("teardown")
+    assert host.snapshot() == before
+
+
+def test_a_packet_is_routed_through_a_chain_of_relays(host: Machine) -> None:
+    """A server's answer to the giaddr of the first relay passes the others as plain IP."""
+    before = host.snapshot()
+    host.lab("setup", "relay", "--hops", "3")
+    server = host.popen(host.lab_argv("exec", "server", "--", "python3", "-c",
+                                      _ANSWERS.replace("10.0.0.1", "10.0.3.2")
+                                      .replace("range(7)", "range(2)")))
+    assert server.stdout and server.stdout.readline() == "listening\n"
+    for node, source in (("relay1", "10.16.0.1"), ("relay2", "10.0.1.2")):
+        ask = _ASKS.replace("10.0.0.1", "10.0.3.2").replace(
+            "s.settimeout", f's.bind(("{source}", 0)); s.settimeout')
+        assert host.lab("exec", node, "--", "python3", "-c", ask).stdout == f"{source}\n"
+    server.communicate(timeout=10)
+    host.lab("exec", "relay2", "--", "ip", "route", "del", "default")
+    assert "not whole (routes of relay2" in host.lab("setup", "relay", "--hops", "3").stderr
+    host.lab("teardown")
+    assert host.snapshot() == before
+
+
+def test_progress_is_shown_on_a_terminal_only(host: Machine) -> None:
+    impatient = ("import sys\nfrom netlab import cli, progress\n"
+                 "progress.shown.__wrapped__.__defaults__ = (0.0,)\n"
+                 "sys.argv = ['lab', 'setup', 'star']\ncli.main()\n")
+    assert host.run([sys.executable, "-c", impatient]).stderr == ""
+    host.lab("teardown")
+    ours, theirs = os.openpty()
+    process = host.popen([sys.executable, "-c", impatient], stderr=theirs)
+    os.close(theirs)
+    process.communicate(timeout=10)
+    seen = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "\r\x1b[Klab: 7 of 7 nodes" in seen and seen.endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("journals", [0.2, 1.5])
+def test_a_full_disk_leaves_nothing(host: Machine, journals: float) -> None:
+    """Full before anything was made; and when all is made, and the next journal finds no room."""
+    star = ("setup", "star", "--segments", "50")
+    host.lab(*star)
+    size = (host.root / "run/dhcp-netlab/netlab.json").stat().st_size
+    host.lab("teardown")
+    place = "/run/test/state"
+    (host.root / place[1:]).mkdir()
+    host.run(["mount", "-n", "-t", "tmpfs", "-o", f"size={int(size * journals)}", "none", place])
+    before = host.snapshot()
+    refused = host.lab(*star, env={STATE_ENV: place}, code=1)
+    assert refused.stderr == f"lab: cannot write {place}/netlab.json: no space left on device\n"
+    after = host.snapshot()
+    assert set(after.pop("files")) - set(before.pop("files")) <= {"run/test/state/.dhcp-netlab"}
+    assert after == before
+    assert host.lab("status", env={STATE_ENV: place}).stdout == "no lab is up\n"
+    host.run(["umount", place])
+
+
+def test_a_lab_is_removed_from_a_full_disk(host: Machine) -> None:
+    place = host.root / "run/test/state"
+    place.mkdir()
+    host.run(["mount", "-n", "-t", "tmpfs", "-o", "size=40k", "none", "/run/test/state"])
+    before = host.snapshot()
+    host.lab("setup", env={STATE_ENV: "/run/test/state"})
+    with contextlib.suppress(OSError):
+        (place / "filler").write_bytes(bytes(1 << 20))
+    host.lab("teardown", env={STATE_ENV: "/run/test/state"})
+    (place / "filler").unlink()
+    after = host.snapshot()
+    assert set(after.pop("files")) - set(before.pop("files")) <= {"run/test/state/.dhcp-netlab"}
+    assert after == before
+    host.run(["umount", "/run/test/state"])
 
 
 def test_two_state_directories_are_two_worlds(host: Machine) -> None:

@@ -5,27 +5,36 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
+from collections import Counter
 
 import pytest
 
 from fastpath.errors import UserError
 from netlab import plan, topology
-from netlab.plan import AwaitCarrier, GiveAddress, MakeBridge, MakeLink, MakeNamespace
-from netlab.topology import Link, Node, Role, Segment, Topology
+from netlab.plan import (
+    AwaitCarrier,
+    GiveAddress,
+    JoinBridges,
+    MakeBridge,
+    MakeCable,
+    MakeLink,
+    MakeNamespace,
+)
+from netlab.topology import Link, Node, Role, Segment, Topology, builtin
 
 
 def test_direct_is_two_nodes_on_a_bridge_in_a_third() -> None:
     made = plan.make(topology.direct())
     assert made.steps == (
         MakeNamespace("client", "netlab-client"),
-        MakeNamespace("switch", "netlab-switch"),
+        MakeNamespace("switch", "netlab-switch", switches=True),
         MakeNamespace("server", "netlab-server"),
         MakeBridge("switch", "lan", 1500),
         MakeLink("client", "eth0", "switch", "lan", "client", 1500, learning=False),
         MakeLink("server", "eth0", "switch", "lan", "server", 1500, learning=False),
         GiveAddress("server", "eth0", ipaddress.IPv4Interface("10.16.0.1/12")),
         AwaitCarrier((("client", "eth0"), ("switch", "client"), ("server", "eth0"),
-                      ("switch", "server"))),
+                      ("switch", "server"), ("switch", "lan"))),
     )
     assert str(made.steps[4]) == "link eth0 of client to port client of lan"
 
@@ -34,7 +43,7 @@ def test_the_default_pool_has_about_a_million_addresses_of_the_network() -> None
     (subnet,) = topology.direct().subnets
     assert subnet.first in subnet.network and subnet.last in subnet.network
     assert 1_000_000 <= int(subnet.last) - int(subnet.first) + 1 <= 1_050_000
-    assert not subnet.first <= topology.SERVER.ip <= subnet.last
+    assert not subnet.first <= builtin.SERVER.ip <= subnet.last
     assert subnet.last != subnet.network.broadcast_address
 
 
@@ -91,17 +100,47 @@ def _topology(nodes: str = "abc", links: list[tuple[str, str, str]] | None = Non
     (_topology(links=[("a", "eth0", "p/q")]), "name of an interface"),
     (_topology(segment="a bridge"), "name of an interface"),
     (_topology(nodes=["a:b"]), "name of a node"),  # type: ignore[arg-type]
-    (_topology(links=[("a", f"e{i}", f"p{i}") for i in range(1024)]), "over 1023 ports"),
+    (_topology(links=[("a", f"e{i}", f"p{i}") for i in range(24_001)]), "more than 24,000"),
+    (_topology(links=[("a", "eth0", "")], stands_in=""), "1 ends, not 2"),
 ])
 def test_impossible_topologies(wrong: Topology, names: str) -> None:
     with pytest.raises(UserError, match=names):
         plan.make(wrong)
 
 
-def test_an_unknown_topology_names_those_there_are() -> None:
-    with pytest.raises(UserError) as refused:
-        topology.named("ring")
-    assert "direct" in refused.value.remedy
+def _star_of_ports(count: int) -> Topology:
+    return _topology(links=[("a", f"e{i}", f"p{i}") for i in range(count)])
+
+
+@pytest.mark.parametrize("ports,bridges", [(1, 1), (1000, 1), (1001, 2), (2001, 3), (24_000, 24)])
+def test_no_bridge_is_full(ports: int, bridges: int) -> None:
+    made = plan.make(_star_of_ports(ports))
+    names = [step.name for step in made.steps if isinstance(step, MakeBridge)]
+    joins = [step for step in made.steps if isinstance(step, JoinBridges)]
+    assert len(names) == len(set(names)) == bridges == len(joins) + 1
+    # Linux bridges number their ports in 10 bits, from 1.
+    load = Counter(step.bridge for step in made.steps if isinstance(step, MakeLink))
+    load.update(join.bridge for join in joins)
+    load.update(join.other_bridge for join in joins)
+    assert set(load) == set(names) and max(load.values()) <= 1023
+    # Each of them is joined to the first: one segment, and no loop.
+    assert {join.bridge for join in joins} <= {"lan"}
+    assert [join.other_bridge for join in joins] == names[1:]
+    (waits,) = (step for step in made.steps if isinstance(step, AwaitCarrier))
+    assert {("s", port) for join in joins for port in (join.port, join.other_port)} <= set(
+        waits.interfaces)
+
+
+def test_every_interface_of_a_chain_is_on_a_cable() -> None:
+    made = plan.make(topology.relay(3))
+    cables = [step for step in made.steps if isinstance(step, MakeCable)]
+    assert len(cables) == 4 and not any(isinstance(s, MakeBridge | MakeLink) for s in made.steps)
+    (waits,) = (step for step in made.steps if isinstance(step, AwaitCarrier))
+    assert sorted(waits.interfaces) == sorted(
+        end for c in cables for end in ((c.node, c.ifname), (c.peer_node, c.peer_ifname)))
+    assert {s.node for s in made.steps if isinstance(s, MakeNamespace) and s.forwards} == {
+        "relay1", "relay2", "relay3"}
+    assert not any(s.switches for s in made.steps if isinstance(s, MakeNamespace))
 
 
 def test_a_plan_is_data() -> None:

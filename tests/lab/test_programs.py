@@ -94,7 +94,8 @@ out["log"] = state.directory("netlab").joinpath("logs/server-script.log").read_t
      + "\n".join(f"  | {i}" for i in range(88, 100))),
 ])
 def test_a_program_that_does_not_get_ready(host: Machine, script: str, error: str) -> None:
-    out = drive(host, f"p = {program(script)}\ntry:\n    p.await_ready(1)\nfinally:\n    p.stop()")
+    out = drive(host, f"p = {program(script)}\ntry:\n    p.await_ready(timeout_s=1)\n"
+                      "finally:\n    p.stop()")
     assert out["error"] == error
 
 

@@ -76,9 +76,12 @@ def test_one_command_from_nothing_to_a_result(host: Machine, tmp_path: Path,
         ("server", "eth0", "switch", "server", 600, 600, 0, 0)}
     with rows.open() as file:
         assert sum(row["outcome"] == "bound" for row in csv.DictReader(file)) == 300
-    last = [line.split(maxsplit=1) for line in said.stdout.splitlines()[-4:]]
-    assert [words[0] for words in last] == ["lab", "server", "drops", "result"]
-    assert last[2][1] == "none on any port" and last[3][1] == str(result)
+    last = [line.split(maxsplit=1) for line in said.stdout.splitlines()[-5:]]
+    assert [words[0] for words in last] == ["lab", "server", "leases", "drops", "result"]
+    assert last[2][1] == "300 of 300 clients and the servers' store agree"
+    assert last[3][1] == "none on any port" and last[4][1] == str(result)
+    leases = lab["leases"]
+    assert (leases["agree"], leases["unheld"], leases["wrong_subnet"]) == (300, 0, 0)
 
 
 def test_a_lab_that_was_up_stays_up(host: Machine, tmp_path: Path,
