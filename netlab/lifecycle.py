@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastpath.errors import SystemRefused, UserError
-from netlab import apply, namespaces, plan, processes, progress, state
+from netlab import apply, attach, namespaces, plan, processes, progress, state
 from netlab.namespaces import Entry
 from netlab.plan import Plan
 from netlab.processes import Resident
@@ -24,16 +24,20 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What `remove` did. guests: processes of others that still live in a namespace of ours."""
+    """What `remove` did. guests: processes of others that still live in a namespace of ours.
+
+    returned: a line for each interface that went back to the machine.
+    """
 
     namespaces: tuple[str, ...]
     programs: int
     guests: tuple[Resident, ...]
     journal: bool
+    returned: tuple[str, ...] = ()
 
     @property
     def anything(self) -> bool:
-        return bool(self.namespaces or self.programs or self.journal)
+        return bool(self.namespaces or self.programs or self.journal or self.returned)
 
 
 def ensure_up(wanted: Plan, say: Say, temporary: bool = False) -> tuple[Journal, bool]:
@@ -131,10 +135,13 @@ def remove(lab: str) -> Removed:
         # Children of our programs: they inherit the mark, even in a session of their own.
         mine |= {r.process for r in residents if _is_marked(r, lab)}
         processes.end(mine)
+        # Before the namespaces go: what was lent to them would go with them.
+        returned = tuple(attach.restore(lab))
         namespaces.let_go(ours)
         state.forget(lab)
         guests = tuple(r for r in residents if r.process not in mine)
-        return Removed(tuple(entry.name for entry in ours), len(mine), guests, was_known)
+        return Removed(tuple(entry.name for entry in ours), len(mine), guests, was_known,
+                       returned)
 
 
 def stamped_entries(lab: str | None = None) -> list[Entry]:
@@ -151,7 +158,7 @@ def stamped_entries(lab: str | None = None) -> list[Entry]:
 def all_labs() -> list[str]:
     """Every lab that there is a trace of, in the state directory or in /run/netns."""
     owners = (state.stamped(entry.stamp) for entry in stamped_entries())
-    return sorted({owner[0] for owner in owners if owner} | set(state.known()))
+    return sorted({owner[0] for owner in owners if owner} | set(state.known()) | attach.labs())
 
 
 def left_behind(lab: str) -> bool:

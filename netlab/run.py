@@ -20,16 +20,21 @@ from fastpath.cli import say_error
 from fastpath.errors import SystemRefused, UserError
 from fastpath.files import check_writable, write_json
 from netlab import lifecycle, outcome, plan, programs, signals, sockets, state, verify
+from netlab.attach import attached_for, await_carrier
 from netlab.cast import Cast, Choices, Part, cast
 from netlab.impairment.inforce import InForce
 from netlab.outcome import Counters, Side
 from netlab.programs import Place, Program, Usage
 from netlab.state import Journal, Phase, Started
 from netlab.topology import Role, Topology
+from netlab.wish import Wish
 from tester.result import EXIT_CODES, INCOMPLETE, PASS, read_json
 
 TESTER = "dhcp-tester"
 Say = Callable[[str], None]
+# What an interface of the machine is called in the clients' node.
+ATTACHED = "ext0"
+_CARRIER_TIMEOUT_S = 5.0
 # What the lab gives to the tester itself; the user gives it to the lab.
 _OURS = ("--json", "--clients-csv", "--interface", "-i")
 
@@ -39,7 +44,8 @@ class Order:
     """What a user asked of `lab test`.
 
     quiet: the tester's report goes to its log; for tests of which many make one table.
-    logs: a directory to copy to what the programs read and said.
+    logs: a directory to copy to what the programs read and said. attach: an interface of the
+    machine that clients speak through, lent to their node for the time of the test.
     """
 
     topology: Topology
@@ -50,6 +56,8 @@ class Order:
     clients_csv: Path | None = None
     logs: Path | None = None
     quiet: bool = False
+    attach: str = ""
+    attach_mode: str = "move"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,14 @@ def run(order: Order, say: Say) -> Done:
     with signals.handled(signals.leave), state.locked(order.lab, "lab test"):
         journal, _ = lifecycle.ensure_up(wanted, say, temporary=True)
         try:
-            return _Test(order, journal, players, executable, links).run()
+            with ExitStack() as stack:
+                if order.attach:
+                    node = order.topology.with_role(Role.CLIENT)[0].name
+                    wish = Wish(node, order.attach, ATTACHED, order.attach_mode)
+                    made = stack.enter_context(attached_for(journal, wish, say))
+                    if not await_carrier(journal, made, _CARRIER_TIMEOUT_S):
+                        say(f"{order.attach} has no carrier: is the cable in?")
+                return _Test(order, journal, players, executable, links).run()
         finally:
             with signals.held():
                 _keep(order)
@@ -235,6 +250,8 @@ class _Test:
         """By what the tester calls an interface: the networks that its clients belong to."""
         topology = self.journal.topology
         rogues = {node.name for node in topology.with_role(Role.ROGUE)}
+        if self.order.attach:
+            return {}
         right = {name: [subnet.network for subnet in topology.subnets
                         if subnet.segment == segment and subnet.server not in rogues]
                  for name, segment in self._interfaces()}
@@ -256,6 +273,8 @@ class _Test:
 
     def _interfaces(self) -> list[tuple[str, str]]:
         """(what the tester calls it, segment) of every interface with clients."""
+        if self.order.attach:
+            return [(ATTACHED, "")]
         first, *others = self._clients()
         topology = self.journal.topology
         found = [(link.ifname, link.segment) for link in topology.links_of(first.name)]

@@ -1,286 +1,276 @@
-"""The relay as a running program: rings opened, batches relayed, ended with a summary."""
+"""One relay, by its parts: opened, a turn when frames wait, a tick now and then, and its end.
+
+The one thing to know: nothing here waits or loops. `loop` calls the parts, of one relay or of
+many in one process; `open` alone has to be called in the relay's own network namespace.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fastpath.delay import TICK_US, Delay, make_delay, waiting
-from fastpath.errors import SystemRefused
+from fastpath.errors import NetlabError
 from fastpath.files import check_writable, write_json
 from fastpath.interface import find
-from fastpath.jit import warm_up
 from fastpath.log import Log
-from fastpath.metrics import MetricsServer, parse_listen
-from fastpath.panel import Panel
-from fastpath.privileges import User, check_user, drop
-from fastpath.process import Signals, Watchdog, hold_port, notify
-from fastpath.ring import Ring
-from fastpath.slots import rx_release
+from fastpath.process import hold_port
+from fastpath.ring import SLOT_SIZE, Ring
+from fastpath.slots import G_COUNT, G_HEAD, RX_USER
 from fastpath.wheel import next_deadline
 from fastpath.wire import SERVER_PORT
-from relay.arrays import H_PORT, UNKNOWN, Tables
-from relay.incoming import look
-from relay.metrics import render
-from relay.model import Config
+from relay.arrays import Tables
+from relay.model import Config, Ways
 from relay.nexthop import NextHops
-from relay.outgoing import send, send_due
+from relay.outgoing import pass_on, send_due
 from relay.places import Resolved, find_uplinks, resolve
 from relay.routes import Routes
-from relay.stats import event_lines, snapshot
+from relay.stats import Part, event_lines, snapshot_of
 from relay.tables import delay_rows, make_tables
-from relay.view import live_view, serving_line, summary_line
-from relay.warm import touch
+from relay.view import serving_line
 
 BATCH = 64
 # Room to send for so many batches: what the kernel did not take at once. Slots that stay in the
-# processor's cache are worth more than many.
-_UNSENT_BATCHES = 4
-# Looked at between batches: ARP, logs, the live panel.
+# processor's cache are worth more than many. A small receive ring gets a smaller one, though never
+# less than what so many frames become.
+_UNSENT_BATCHES, _LEAST_BATCH = 4, 16
 TICK_S = 0.1
-# A sleeping processor takes longer to wake than a message takes: look again before sleeping.
-SPIN_S = 30e-6
 VERBOSE_LINES = 50
 _EVENT_ROWS = 4096
-# Lines of messages in the live panel.
-_RECENT = 10
-# How long the servers' neighbours are waited for before ready; they may answer later as well.
-_FIRST_ARP_S = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """How a relay runs, apart from what it relays.
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
 
-    metrics: [ADDRESS:]PORT, or empty. user: whom to become, or empty.
-    """
 
-    verbose: bool = False
-    live: bool = False
-    stats_file: Path | None = None
-    metrics: str = ""
-    user: str = ""
-    log_level: str = "info"
-    log_format: str = "text"
+def _open_ring(config: Config, namespace: str, name: str) -> Ring:
+    copies = len(config.servers)
+    least = min(_UNSENT_BATCHES * BATCH, max(config.ring_slots // 4, _LEAST_BATCH))
+    return Ring(name, (SERVER_PORT,), slots=config.ring_slots,
+                most_unsent=_power_of_two(least * copies), tags=0,
+                label=f"{namespace}:{name}" if namespace else "")
 
 
 @contextlib.contextmanager
-def open_rings(config: Config, uplinks: Sequence[str]) -> Iterator[list[Ring]]:
-    """A ring on every interface, downlinks first; closed at the end. Raises as `Ring` does."""
-    with contextlib.ExitStack() as stack:
-        rings = []
-        most = 1 << (_UNSENT_BATCHES * BATCH * len(config.servers) - 1).bit_length()
-        for name in dict.fromkeys((*config.downlinks, *uplinks)):
-            rings.append(stack.enter_context(
-                Ring(name, (SERVER_PORT,), slots=config.ring_slots, most_unsent=most, tags=0)))
-            stack.enter_context(hold_port(SERVER_PORT, name))
-        yield rings
+def _named(namespace: str) -> Iterator[None]:
+    """Say of which relay an error is, where there are several."""
+    try:
+        yield
+    except NetlabError as error:
+        if not namespace:
+            raise
+        raise type(error)(f"{namespace}: {error.what}", error.remedy) from None
 
 
 class Relay:
-    """One `dhcp-relay`: `run` relays until asked to stop."""
+    """One hop. Raises SystemRefused from any call once an interface of it went down or away.
 
-    def __init__(self, config: Config, ways: Ways) -> None:
-        self._config = config
-        self._ways = ways
-        self.log = Log("dhcp-relay", ways.log_level, ways.log_format)
+    name: "" or its namespace. busy_s: when it last had something to do. gone: why it relays no
+    more, or "". rings: one on every interface, downlinks first.
+    """
+
+    def __init__(self, config: Config, ways: Ways, log: Log) -> None:
+        self.config, self.ways, self.name = config, ways, ways.namespace
+        self.busy_s = 0.0
+        self.gone = ""
+        self.rings: list[Ring] = []
+        self.resolved: Resolved
+        self.tables: Tables
+        self.hops: NextHops
+        self._log = log
         # Every message is said with --verbose, or at level debug.
-        self._events = _EVENT_ROWS if ways.verbose or self.log.wants("debug") else 0
-        self._events_seen = self._dumps_done = 0
-        self._recent: deque[str] = deque(maxlen=_RECENT)
-        self._wall_s = time.time() - time.monotonic()
-        self._began_s = time.monotonic()
-        self._rings: list[Ring]
-        self._resolved: Resolved
-        self._tables: Tables
+        self._events = _EVENT_ROWS if ways.verbose or log.wants("debug") else 0
+        self._events_seen = 0
+        self._faulty = delay_rows(config) > 0
         self._delays: list[Delay]
-        self._hops: NextHops
-        self._metrics: MetricsServer | None = None
-
-    def run(self) -> int:
-        """Relay until SIGINT or SIGTERM; returns the exit code."""
-        ways, config = self._ways, self._config
-        user = check_user(ways.user) if ways.user else None
-        if ways.stats_file:
-            check_writable(ways.stats_file)
-        with contextlib.ExitStack() as stack:
-            signals = stack.enter_context(Signals())
-            routes = stack.enter_context(Routes())
-            if ways.metrics:
-                self._metrics = MetricsServer(*parse_listen(ways.metrics), render)
-                stack.callback(self._metrics.close)
-            for name in (*config.downlinks, *config.uplinks):
-                find(name)
-            uplinks = find_uplinks(config, routes, dict(socket.if_nameindex()))
-            self._rings = stack.enter_context(open_rings(config, uplinks))
-            stack.callback(self._rings.clear)
-            self._resolved = resolve(config, [ring.interface for ring in self._rings], uplinks)
-            self._tables = make_tables(self._resolved, self._events)
-            self._delays = [make_delay(delay_rows(config)) for _ in self._rings]
-            if self._metrics:
-                self._metrics.start(user)
-            self._hops = stack.enter_context(NextHops(
-                config.servers, self._resolved.places, self._tables.hops, routes))
-            # Asked before compiling, so that the answers are there after it.
-            self._hops.tick(time.monotonic())
-            warm_up("relay", touch)
-            self._settle(user)
-            with Panel(live_view, ways.live) as panel:
-                self._loop(signals, panel)
-            self._finish()
-        return 0
-
-    def _settle(self, user: User | None) -> None:
-        """Give up what is not needed any more, wait a moment for ARP, and say that we are ready."""
-        if user:
-            drop(user)
-            if self._ways.stats_file:
-                check_writable(self._ways.stats_file)
-        deadline = time.monotonic() + _FIRST_ARP_S
-        self._hops.hear(time.monotonic())
-        while not self._hops.complete and (left_s := deadline - time.monotonic()) > 0:
-            select.select(self._hops.sockets, [], [], min(left_s, TICK_S))
-            self._hops.hear(time.monotonic())
-            self._hops.tick(time.monotonic())
+        self._usual: list[int]
+        self._batch = BATCH
         self._began_s = time.monotonic()
-        self.log.info(serving_line(self._resolved), event="serving")
+        self._stack = contextlib.ExitStack()
+
+    # Beginning and end.
+
+    def open(self) -> None:
+        """Open all that it needs, in the namespace of the calling thread; then ask for servers.
+
+        Raises SystemRefused, UserError.
+        """
+        try:
+            with _named(self.name):
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        config, stack = self.config, self._stack
+        if self.ways.stats_file:
+            check_writable(self.ways.stats_file)
+        routes = stack.enter_context(Routes())
+        for name in (*config.downlinks, *config.uplinks):
+            find(name)
+        uplinks = find_uplinks(config, routes, dict(socket.if_nameindex()))
+        for name in dict.fromkeys((*config.downlinks, *uplinks)):
+            ring = _open_ring(config, self.name, name)
+            stack.callback(ring.close)
+            self.rings.append(ring)
+            stack.enter_context(hold_port(SERVER_PORT, name))
+        self.resolved = resolve(config, [ring.interface for ring in self.rings], uplinks)
+        self.tables = make_tables(self.resolved, self._events)
+        # Where nothing ever waits, one that is empty serves them all.
+        empty = make_delay(0)
+        self._delays = [make_delay(delay_rows(config)) if self._faulty else empty
+                        for _ in self.rings]
+        # By which port frames from each leave first, or only.
+        ports = range(len(self.rings))
+        self._usual = [next((other for other in reversed(ports) if other != port), port)
+                       for port in ports]
+        room = min(int(ring.tx.geometry[G_COUNT]) for ring in self.rings)
+        self._batch = max(min(BATCH, room // len(config.servers)), 1)
+        self.hops = stack.enter_context(NextHops(
+            config.servers, self.resolved.places, self.tables.hops, routes))
+        self.hops.tick(time.monotonic())
+
+    def begin(self) -> None:
+        """From now on it serves."""
+        self._began_s = time.monotonic()
+        self.say("info", serving_line(self.resolved), event="serving")
         self._say_changes()
-        if self._metrics:
-            self.log.info(f"metrics at {self._metrics.url}", event="metrics")
-            self._metrics.show(self._snapshot())
-        notify("READY=1")
 
-    def _loop(self, signals: Signals, panel: Panel) -> None:
-        watchdog = Watchdog()
-        ports = range(len(self._rings))
-        faulty = delay_rows(self._config) > 0
-        next_tick = idle_since = self._began_s
-        while not signals.asked:
-            now = time.monotonic()
-            now_us = int((now - self._began_s) * 1e6)
-            done = 0
-            for port in ports:
-                done += self._turn(port, now_us)
-            if faulty:
-                done += self._send_due(now_us)
-            if done:
-                idle_since = now
-            elif now - idle_since > SPIN_S:
-                self._wait(min(TICK_S, max(0.0, next_tick - now)), now_us, signals.fd)
-            if now >= next_tick:
-                next_tick = now + TICK_S
-                watchdog.tick(now)
-                self._each_tick(now, panel)
-                signals.heard()
-                self._obey(signals)
+    def close(self) -> None:
+        """Give everything back; safe to call twice. Each ring waits for the kernel meanwhile."""
+        self._stack.close()
+        self.rings.clear()
 
-    def _turn(self, port: int, now_us: int) -> int:
-        """Relay one batch of one port; returns how many frames were looked at."""
-        ring, tables = self._rings[port], self._tables
-        read, requests, targets = look(ring.rx, tables, port, BATCH)
-        if not read:
-            return 0
-        if requests:
-            for number in tables.hops[:, H_PORT].tolist():
-                if number != UNKNOWN:
-                    targets |= 1 << number
-        to = 0
-        while targets >> to:
-            if targets >> to & 1:
-                other = self._rings[to]
-                if send(ring.rx.mem, other.tx, tables, self._delays[to], to, read, now_us):
-                    other.kick()
-            to += 1
-        rx_release(ring.rx, read)
-        return int(read)
+    # What it does again and again.
+
+    def turn(self, now_s: float) -> int:
+        """Relay one batch of each port, and what was delayed until now; returns frames handled."""
+        now_us = int((now_s - self._began_s) * 1e6)
+        done = 0
+        for port, ring in enumerate(self.rings):
+            rx = ring.rx
+            if rx.words.item(rx.geometry.item(G_HEAD) * SLOT_SIZE >> 2) & RX_USER:
+                done += self._pass_on(port, ring, now_us)
+            if ring.congested:
+                ring.kick()
+        if self._faulty:
+            done += self._send_due(now_us)
+        if done:
+            self.busy_s = now_s
+        return done
+
+    def _pass_on(self, port: int, ring: Ring, now_us: int) -> int:
+        """A batch of one port."""
+        to, left, count = self._usual[port], 0, self._batch
+        while True:
+            other = self.rings[to]
+            count, sent, left = pass_on(ring.rx, other.tx, self.tables, self._delays[to], port,
+                                        to, count, left, now_us)
+            if sent:
+                other.kick()
+            if not left:
+                return count
+            to = int(left & -left).bit_length() - 1
 
     def _send_due(self, now_us: int) -> int:
         done = 0
-        for ring, delay in zip(self._rings, self._delays, strict=True):
+        for ring, delay in zip(self.rings, self._delays, strict=True):
             if waiting(delay):
-                sent = send_due(ring.tx, self._tables, delay, now_us, BATCH)
+                sent = send_due(ring.tx, self.tables, delay, now_us, BATCH)
                 if sent:
                     ring.kick()
                 done += sent
         return done
 
-    def _wait(self, timeout_s: float, now_us: int, also: int) -> None:
-        """Sleep until a frame or ARP is there, something is due, `also` is readable, or time is up.
+    @property
+    def congested(self) -> bool:
+        """Whether frames stand in a transmit ring that the kernel would not take."""
+        return any(ring.congested for ring in self.rings)
+
+    @property
+    def due_s(self) -> float | None:
+        """When the first frame that faults delay is to go out; None where none waits."""
+        ticks = [next_deadline(delay.wheel, 1 << 12) for delay in self._delays
+                 if self._faulty and waiting(delay)]
+        return self._began_s + min(ticks) * TICK_US * 1e-6 if ticks else None
+
+    def tick(self, now_s: float, tell: Callable[[str], None] | None = None) -> float:
+        """Keep next hops right, and say what happened; returns when it wants to be called again.
+
+        tell: takes the lines about messages; without it they are logged.
         """
-        for delay in self._delays:
-            if waiting(delay):
-                due_us = next_deadline(delay.wheel, 1 << 12) * TICK_US
-                timeout_s = min(timeout_s, max(0.0, (due_us - now_us) * 1e-6))
-        if any(ring.congested for ring in self._rings):
-            timeout_s = 0.0
-        sockets = self._hops.sockets
-        watched: list[Any] = [*self._rings, *sockets, also]
-        readable, _, _ = select.select(watched, [], [], timeout_s)
-        for ring in self._rings:
-            if ring in readable or ring.congested:
-                # It looks for errors of the interface, and sends what was left.
-                ring.wait(0.0)
-        if any(sock in readable for sock in sockets):
-            self._hops.hear(time.monotonic())
-
-    def _obey(self, signals: Signals) -> None:
-        """Do what SIGUSR1 asks for; there is nothing to reload."""
-        if signals.dump != self._dumps_done:
-            self._dumps_done = signals.dump
-            now = self._snapshot()
-            self.log.info(summary_line(now, "statistics"), event="statistics", statistics=now)
-            if self._ways.stats_file:
-                try:
-                    write_json(self._ways.stats_file, now)
-                except SystemRefused as error:
-                    # No reason to stop relaying.
-                    self.log.error(error.what, event="statistics_failed")
-
-    def _each_tick(self, now: float, panel: Panel) -> None:
-        self._hops.hear(now)
-        self._hops.tick(now)
+        self.hops.tick(now_s)
         self._say_changes()
-        if self._events:
-            lines, self._events_seen = event_lines(self._tables, self._resolved,
-                                                   self._events_seen, VERBOSE_LINES)
-            if panel.on_terminal:
-                self._recent.extend(lines)
+        if not self._events:
+            return self.hops.due_s
+        lines, self._events_seen = event_lines(self.tables, self.resolved, self._events_seen,
+                                               VERBOSE_LINES)
+        for line in lines:
+            if tell:
+                tell(self._mine(line))
             else:
-                for line in lines:
-                    self.log.info(line, event="message")
-        self.log.flush()
-        if panel.due():
-            panel.show({**self._snapshot(), "recent": list(self._recent)})
-        if self._metrics and self._metrics.due():
-            self._metrics.show(self._snapshot())
+                self.say("info", line, event="message")
+        return min(self.hops.due_s, now_s + TICK_S)
+
+    def hear(self, now_s: float) -> None:
+        """Take in what was heard by ARP."""
+        self.hops.hear(now_s)
+        self._say_changes()
+
+    # What it says.
+
+    def _mine(self, line: str) -> str:
+        return f"{self.name}: {line}" if self.name else line
+
+    def say(self, level: str, line: str, *, event: str, **fields: Any) -> None:
+        """Log it, with the relay's name where it has one."""
+        if self.name:
+            fields["relay"] = self.name
+        say: Callable[..., None] = getattr(self._log, level)
+        say(self._mine(line), event=event, **fields)
 
     def _say_changes(self) -> None:
-        for line in self._hops.changed:
-            self.log.limited("next hop", "info", line, event="next_hop")
-        self._hops.changed.clear()
+        for line in self.hops.changed:
+            self._log.limited(f"next hop {self.name}", "info", self._mine(line), event="next_hop")
+        self.hops.changed.clear()
 
-    def _snapshot(self) -> dict[str, Any]:
-        rows = [{"name": place.interface.name, "role": place.role,
+    def snapshot(self) -> dict[str, Any]:
+        """All that it counted; `gone` says why it no longer relays, where that is so."""
+        log = self._log
+        return {**whole([self], self._began_s), "log_lines_dropped": log.dropped + log.over,
+                **({"namespace": self.name} if self.name else {}),
+                **({"gone": self.gone} if self.gone else {})}
+
+    def write_stats(self) -> None:
+        """Write --stats-json, where it is wanted; raises SystemRefused."""
+        if self.ways.stats_file:
+            write_json(self.ways.stats_file, self.snapshot())
+
+    @property
+    def part(self) -> Part:
+        """What its counts are read from."""
+        return self.tables, self.resolved
+
+    def interface_rows(self) -> list[dict[str, Any]]:
+        """What is known of each interface."""
+        return [{"name": place.interface.name, "role": place.role,
                  "address": str(place.address or ""), "giaddr": str(place.giaddr or ""),
                  "rx_ring_drops": ring.statistics(), "tx_congested": ring.tx_congested}
-                for place, ring in zip(self._resolved.places, self._rings, strict=True)]
-        return {**snapshot(self._tables, self._resolved),
-                "uptime_s": round(time.monotonic() - self._began_s, 3),
-                "started_at": round(self._wall_s + self._began_s), "interfaces": rows,
-                "rx_ring_drops": sum(ring.rx_dropped for ring in self._rings),
-                "log_lines_dropped": self.log.dropped + self.log.over}
+                for place, ring in zip(self.resolved.places, self.rings, strict=True)]
 
-    def _finish(self) -> None:
-        notify("STOPPING=1")
-        final = self._snapshot()
-        self.log.flush(final=True)
-        self.log.info(summary_line(final), event="ended", statistics=final)
-        if self._ways.stats_file:
-            write_json(self._ways.stats_file, final)
+
+def whole(relays: Sequence[Relay], began_s: float) -> dict[str, Any]:
+    """What several relays counted together, and one row an interface.
+
+    began_s: since when, of the monotonic clock.
+    """
+    rows = [{**row, "name": f"{relay.name}:{row['name']}"} if len(relays) > 1 else row
+            for relay in relays for row in relay.interface_rows()]
+    now = time.monotonic()
+    return {**snapshot_of([relay.part for relay in relays]), "uptime_s": round(now - began_s, 3),
+            "started_at": round(time.time() - now + began_s), "interfaces": rows,
+            "rx_ring_drops": sum(row["rx_ring_drops"] for row in rows)}

@@ -54,9 +54,11 @@ _OPTIONS: list[Any] = [
     click.argument("servers", type=ADDRESS, nargs=-1, metavar="[SERVER]..."),
     click.option("--giaddr", multiple=True, metavar="[NAME=]ADDRESS",
                  help="Our address as servers know it; default: the downlink's first."),
-    click.option("--ring-slots", type=click.IntRange(64, 1 << 17), default=4096,
+    click.option("--ring-slots", type=click.IntRange(16, 1 << 17), default=4096,
                  show_default=True, callback=_power_of_two,
-                 help="Frames that a ring holds; a power of two."),
+                 help="Frames that a ring holds; a power of two. With --many fewer by default."),
+    click.option("--many", type=_FILE, metavar="FILE", help="Be many relays: each line has a "
+                 "network namespace and the options of the relay in it."),
     # What is relayed.
     click.option("--max-hops", "-c", type=click.IntRange(1, 16), default=4, show_default=True,
                  help="Discard what passed more relays than this (RFC 1542)."),
@@ -134,16 +136,17 @@ def main_command(config: Path | None, **given: Any) -> int:
     Runs until Ctrl-C or SIGTERM, then says what it did. SIGUSR1 says the counts. Every option
     has an environment variable (DHCP_RELAY_MAX_HOPS for --max-hops); flags go before these, and
     these before the configuration file. dhcrelay's command lines run too: dhcp-relay -a -id eth0
-    -iu eth1 10.0.0.1.
+    -iu eth1 10.0.0.1. With --many one process is hundreds of relays.
     """
-    from relay.configure import make_config
+    from relay import many
 
-    made = make_config(given)
-    from relay.app import Relay, Ways
+    ctx = click.get_current_context()
+    told = [many.alone(ctx)] if given["many"] is None else many.read(given["many"], ctx)
+    from relay.loop import Running, serve
 
-    return Relay(made, Ways(given["verbose"], given["live"], given["stats_json"],
-                            given["metrics"], given["user"], given["log_level"],
-                            given["log_format"])).run()
+    return serve(told, Running(given["live"], given["metrics"], given["user"],
+                               given["stats_json"] if given["many"] else None,
+                               given["log_level"], given["log_format"]))
 
 
 def main() -> NoReturn:

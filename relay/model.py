@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from fastpath.faultmodel import Fault
 
@@ -12,6 +13,7 @@ from fastpath.faultmodel import Fault
 POLICIES = ("none", "append", "keep", "replace", "drop")
 # RFC 1542 section 4.1.1.
 DEFAULT_MAX_HOPS = 4
+DEFAULT_RING_SLOTS = 4096
 DEFAULT_CIRCUIT_ID = "{ifname}"
 
 
@@ -41,4 +43,17 @@ class Config:
     override: bool = False
     faults: tuple[Fault, ...] = ()
     seed: int = 1
-    ring_slots: int = 4096
+    ring_slots: int = DEFAULT_RING_SLOTS
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How one relay runs, apart from what it relays.
+
+    namespace: network namespace that it stands in, as `fastpath.elsewhere` takes it; "" for
+    that of the process, and then it needs no name.
+    """
+
+    namespace: str = ""
+    verbose: bool = False
+    stats_file: Path | None = None

@@ -93,6 +93,11 @@ class NextHops:
         """Whether the way to every server is known."""
         return bool((self._hops[:, H_MAC] != UNKNOWN).all())
 
+    @property
+    def due_s(self) -> float:
+        """When `tick` has something to do again, on the clock of its `now_s`."""
+        return min([self._route_s, *(each.ask_s for each in self._neighbours.values())])
+
     def tick(self, now_s: float) -> None:
         """Look at routes and ask where it is time to; now_s: of a monotonic clock."""
         if now_s >= self._route_s:

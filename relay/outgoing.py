@@ -32,7 +32,7 @@ from fastpath.delay import send as send_row
 from fastpath.faults import befall
 from fastpath.frame import END, PAD, Memory, be16, be32, copy, put16, put32
 from fastpath.jit import kernel
-from fastpath.slots import Slots, tx_commit, tx_start
+from fastpath.slots import Slots, rx_release, tx_commit, tx_start
 from fastpath.wire import MessageType
 from relay.arrays import (
     C_FAULT,
@@ -77,6 +77,7 @@ from relay.arrays import (
     W_WAY,
     Tables,
 )
+from relay.incoming import look
 
 _NAK, _ETHERNET = int(MessageType.NAK), wire.HTYPE_ETHERNET
 _HTYPE, _HLEN, _HOPS, _FLAGS, _CIADDR, _YIADDR, _GIADDR, _CHADDR = (
@@ -300,6 +301,31 @@ def send(rx: Memory, tx: Slots, tables: Tables, delay: Delay, port: int, count: 
                 _count_sent(tables, mark)
                 sent += 1
     return sent
+
+
+@kernel
+def pass_on(rx: Slots, tx: Slots, tables: Tables, delay: Delay, port: int, to: int, limit: int,
+            left: int, now_us: int) -> tuple[int, int, int]:
+    """Relay at most `limit` frames that wait on `port`, as far as they leave by `to`.
+
+    left: 0. Where other ports are left after that, the frames stay where they are: call it again
+    for each, with what it returned as `limit` and `left`; the last one gives them back.
+    Returns (frames looked at, frames to send by `to`, ports left to send by: a bit each).
+    """
+    count = np.int64(limit)
+    if left == 0:
+        count, requests, left = look(rx, tables, port, limit)
+        if requests > 0:
+            for server in range(len(tables.hops)):
+                if tables.hops[server, H_PORT] != UNKNOWN:
+                    left |= np.int64(1) << tables.hops[server, H_PORT]
+    sent = np.int64(0)
+    if left >> to & 1:
+        sent = send(rx.mem, tx, tables, delay, to, count, now_us)
+        left &= ~(np.int64(1) << to)
+    if left == 0:
+        rx_release(rx, count)
+    return count, sent, left
 
 
 @kernel

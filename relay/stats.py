@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import Any
+
+import numpy as np
 
 from fastpath.faultrules import labels
 from fastpath.packet import mac_text
@@ -37,6 +40,8 @@ from relay.arrays import (
 )
 from relay.places import Resolved
 
+Part = tuple[Tables, Resolved]
+
 _ASKING = ("discover", "request", "decline", "release", "inform")
 _ANSWERING = ("offer", "ack", "nak")
 
@@ -56,23 +61,39 @@ def _by_type(counts: Int64s, first: int, always: tuple[str, ...]) -> dict[str, i
     return {name: found[name] for name in found if name in always or found[name]}
 
 
-def _faults(tables: Tables, resolved: Resolved) -> dict[str, int]:
+def _faults(parts: Iterable[Part]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for name, hits in zip(labels(resolved.config.faults), tables.faults.hits.tolist(),
-                          strict=True):
-        found[name] = found.get(name, 0) + hits
+    for tables, resolved in parts:
+        for name, hits in zip(labels(resolved.config.faults), tables.faults.hits.tolist(),
+                              strict=True):
+            found[name] = found.get(name, 0) + hits
     return found
+
+
+def _servers(parts: Iterable[Part]) -> list[dict[str, Any]]:
+    """Each server once; reachable where all who send to it know the way."""
+    found: dict[IPv4Address, dict[str, Any]] = {}
+    for tables, resolved in parts:
+        for address, hop, row in zip(resolved.config.servers, tables.hops.tolist(),
+                                     tables.by_server.tolist(), strict=True):
+            said = found.setdefault(address, {"address": str(address), "reachable": True,
+                                              "sent": 0, "replies": 0, "no_next_hop": 0})
+            said["reachable"] &= hop[H_MAC] != UNKNOWN
+            for name, column in (("sent", S_SENT), ("replies", S_REPLIES),
+                                 ("no_next_hop", S_NO_HOP)):
+                said[name] += row[column]
+    return list(found.values())
 
 
 def snapshot(tables: Tables, resolved: Resolved) -> dict[str, Any]:
     """Every count of the relay as plain numbers under plain names."""
-    counts = tables.counts
+    return snapshot_of([(tables, resolved)])
+
+
+def snapshot_of(parts: Sequence[Part]) -> dict[str, Any]:
+    """As `snapshot`, of several relays together."""
+    counts = np.sum([tables.counts for tables, _ in parts], axis=0)
     refused = {name: int(counts[REFUSED + i]) for i, name in enumerate(REASON_NAMES) if i}
-    servers = [{"address": str(address), "reachable": bool(hop[H_MAC] != UNKNOWN),
-                "sent": int(row[S_SENT]), "replies": int(row[S_REPLIES]),
-                "no_next_hop": int(row[S_NO_HOP])}
-               for address, hop, row in zip(resolved.config.servers, tables.hops,
-                                            tables.by_server, strict=True)]
     return {
         "program": "dhcp-relay",
         "requests": {"received": _by_type(counts, RECEIVED, _ASKING),
@@ -85,8 +106,8 @@ def snapshot(tables: Tables, resolved: Resolved) -> dict[str, Any]:
         "elsewhere": int(counts[ELSEWHERE]),
         "option82": {name: int(counts[OPTION82 + i]) for i, name in enumerate(DONE)},
         "by_hops": counts[BY_HOPS:BY_HOPS + HOPS_CELLS].tolist(),
-        "servers": servers,
-        "faults": _faults(tables, resolved),
+        "servers": _servers(parts),
+        "faults": _faults(parts),
     }
 
 

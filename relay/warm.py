@@ -8,11 +8,10 @@ import numpy as np
 
 from fastpath.delay import make_delay, waiting
 from fastpath.interface import Interface
-from fastpath.slots import make_slots, rx_release
+from fastpath.slots import make_slots
 from fastpath.wheel import next_deadline
-from relay.incoming import look
 from relay.model import Config
-from relay.outgoing import send, send_due
+from relay.outgoing import pass_on, send_due
 from relay.places import resolve
 from relay.tables import make_tables
 
@@ -23,9 +22,7 @@ def touch() -> None:
     config = Config(("warm",), (IPv4Address("192.0.2.2"),))
     tables, delay = make_tables(resolve(config, [interface], ["warm"])), make_delay(0)
     empty = make_slots(np.zeros(4096, np.uint8), 2048, 0)
-    look(empty, tables, 0, 1)
-    send(empty.mem, empty, tables, delay, 0, 0, 0)
+    pass_on(empty, empty, tables, delay, 0, 0, 1, 0, 0)
     send_due(empty, tables, delay, 0, 1)
-    rx_release(empty, 0)
     waiting(delay)
     next_deadline(delay.wheel, 1)

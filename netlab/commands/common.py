@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +12,6 @@ from netlab import plan
 
 if TYPE_CHECKING:
     from netlab.state import Journal
-
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # linux/capability.h
 
 
 class Trailing(Command):
@@ -41,9 +38,9 @@ name_option = click.option("--name", default=plan.DEFAULT_LAB, show_default=True
 
 def need_privilege() -> None:
     """SystemRefused unless this process may make network namespaces."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.partition("CapEff:")[2].split()[0], 16)
-    if any(not effective >> bit & 1 for bit in _CAPABILITIES.values()):
+    from netlab.rootless import privileged
+
+    if not privileged():
         raise SystemRefused("cannot create namespaces: operation not permitted", "run with sudo")
 
 

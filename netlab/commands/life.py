@@ -74,12 +74,15 @@ def teardown(name: str, everything: bool) -> None:
 def gc() -> None:
     """Remove what labs left whose command died; labs that are up stay."""
     need_privilege()
-    from netlab import lifecycle, state
+    from netlab import attach, lifecycle, state
 
     collected = False
     for each in lifecycle.all_labs():
         try:
             with state.locked(each, "lab gc"):
+                for line in attach.collect(each):
+                    collected = True
+                    click.echo(line)
                 if not lifecycle.left_behind(each):
                     continue
                 removed = lifecycle.remove(each)
@@ -154,6 +157,8 @@ def _tell_removed(name: str, removed: Removed) -> None:
     programs = f", programs ended: {removed.programs}" if removed.programs else ""
     namespaces = _listed(list(removed.namespaces)) or "no namespaces"
     click.echo(f"{name}: removed ({namespaces}{programs})")
+    for line in removed.returned:
+        say(f"{name}: {line}")
     for guest in removed.guests:
         say(f"{name}: {guest.command} (pid {guest.process.pid}) still runs in what was its "
              "network, which ends with it")

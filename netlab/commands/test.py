@@ -43,11 +43,16 @@ def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
               help="Write the result here.")
 @click.option("--clients-csv", type=click.Path(path_type=Path, dir_okay=False),
               help="Write one row a client here.")
+@click.option("--attach", default="", metavar="IFACE",
+              help="Clients speak through this interface of the machine, lent for the test; for "
+              "--server external.")
+@click.option("--attach-mode", type=click.Choice(["move", "macvlan"]), default="move",
+              show_default=True, help="The interface itself, or a second one on its wire.")
 @click.pass_context
 def test(ctx: click.Context, choice: Choice, name: str, server: str,
          server_options: tuple[str, ...], relay: str, relay_options: tuple[str, ...],
          lease_time: float, logs: Path | None, json_file: Path | None,
-         clients_csv: Path | None) -> int:
+         clients_csv: Path | None, attach: str, attach_mode: str) -> int:
     """Run server, relays and tester in the lab and report.
 
     TOPOLOGY: direct, relay, star, rogue, redundant or a YAML file. Options after -- go to
@@ -61,7 +66,8 @@ def test(ctx: click.Context, choice: Choice, name: str, server: str,
 
     choices = Choices(server, server_options, relay, relay_options, round(lease_time))
     topologies = choice.each()
-    orders = [Order(topology, name, choices, ctx.meta["trailing"], json_file, clients_csv, logs)
+    orders = [Order(topology, name, choices, ctx.meta["trailing"], json_file, clients_csv, logs,
+                    attach=attach, attach_mode=attach_mode)
               for topology in topologies]
     if len(orders) == 1:
         return run(orders[0], say).exit_code

@@ -15,7 +15,7 @@ from netlab.adapter import Running, ServerJob
 from netlab.servers.foreign import Foreign, put
 
 # Nothing but DHCP, in the foreground, its log on stderr, nothing read that we did not write.
-ALONE = ("--keep-in-foreground", "--log-facility=-", "--port=0", "--user=root", "--group=root",
+ALONE = ("--keep-in-foreground", "--log-facility=-", "--port=0", "--user=root", "--group=",
          "--pid-file=")
 _READ_ONLY = "--leasefile-ro"
 # dnsmasq reads it as a signed number of 32 bits.

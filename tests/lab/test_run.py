@@ -242,3 +242,28 @@ def test_killed_at_every_step_of_a_test(host: Machine, tmp_path: Path) -> None:
     assert len({name.partition("-")[0] for name in host.names()}) > 20
     host.lab("gc")
     assert host.snapshot() == before
+
+
+def test_an_appliance_behind_an_interface_of_the_machine(
+        host: Machine, tmp_path: Path, true_programs: dict[str, str]) -> None:
+    """The "appliance" is our own server at the other end of a veth of the machine."""
+    host.run(["ip", "link", "add", "phys0", "type", "veth", "peer", "name", "far0"])
+    for words in (["addr", "add", "10.9.0.1/16", "dev", "far0"], ["link", "set", "far0", "up"],
+                  ["link", "set", "phys0", "up"]):
+        host.run(["ip", *words])
+    server = host.popen([f"{true_programs['DHCP_NETLAB_BIN']}/dhcp-server", "-i", "far0",
+                         "--start-ip", "10.9.1.0", "--end-ip", "10.9.2.255",
+                         "--netmask", "255.255.0.0"])
+    assert server.stdout and "serving" in server.stdout.readline()
+    before, result = host.snapshot(), tmp_path / "result.json"
+    host.lab("test", "--server", "external", "--attach", "phys0", "--json", str(result), "--",
+             "--clients", "50", "--retry", env=true_programs)
+    assert host.snapshot() == before
+    server.terminate()
+    server.communicate(timeout=10)
+    document = json.loads(result.read_text())
+    assert (document["verdict"], document["clients"]["bound"]) == ("pass", 50)
+    assert document["lab"]["leases"] == {"why": "the lab started no server"}
+    missing = host.lab("test", "--server", "external", "--attach", "nosuch0", code=2,
+                       env=true_programs)
+    assert "nosuch0" in missing.stderr
