@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench import durable, living, loads, relay
+from bench import durable, living, loads, relay, topologies
 from bench.figures import Figure, save, show
 from tests.peers.net import Net
 
@@ -140,7 +140,8 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "start": start, "dora_per_s": dora_per_s, "tester_vs_perfdhcp": tester_vs_perfdhcp,
     "kea": kea, "durable": durable.durable, "many_leases": durable.many_leases,
     "memory": memory, "many_clients": living.many_clients, "rate_error": living.rate_error,
-    "living": living.living, "relay_vs_dhcrelay": relay.relay_vs_dhcrelay}
+    "living": living.living, "relay_vs_dhcrelay": relay.relay_vs_dhcrelay,
+    "lab_vs_ip": topologies.lab_vs_ip}
 
 
 @click.command()

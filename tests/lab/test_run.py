@@ -248,7 +248,9 @@ def test_an_appliance_behind_an_interface_of_the_machine(
         host: Machine, tmp_path: Path, true_programs: dict[str, str]) -> None:
     """The "appliance" is our own server at the other end of a veth of the machine."""
     host.run(["ip", "link", "add", "phys0", "type", "veth", "peer", "name", "far0"])
-    for words in (["addr", "add", "10.9.0.1/16", "dev", "far0"], ["link", "set", "far0", "up"],
+    for words in (["link", "set", "far0", "addrgenmode", "none"],
+                  ["link", "set", "phys0", "addrgenmode", "none"],
+                  ["addr", "add", "10.9.0.1/16", "dev", "far0"], ["link", "set", "far0", "up"],
                   ["link", "set", "phys0", "up"]):
         host.run(["ip", *words])
     server = host.popen([f"{true_programs['DHCP_NETLAB_BIN']}/dhcp-server", "-i", "far0",
