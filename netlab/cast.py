@@ -19,6 +19,9 @@ from netlab.topology import Link, Node, Program, RelayPolicy, Role, Topology
 from netlab.topology.routing import Routing
 
 LEASE_TIME_S = 3600
+# Beyond so many relays of ours one process is all of them: each by itself takes 170 MiB and most
+# of a second to start.
+MOST_PROCESSES = 8
 
 Job = TypeVar("Job", ServerJob, RelayJob)
 AnyPart = TypeVar("AnyPart", bound="Part[Any]")
@@ -87,6 +90,32 @@ class ServerPart(Part[ServerJob]):
 
 
 @dataclass(frozen=True, slots=True)
+class Company:
+    """What one process plays: one part, or all of our own relays where there are many.
+
+    namespaces: of the parts' nodes.
+    """
+
+    parts: tuple[Part[Any], ...]
+    namespaces: tuple[str, ...]
+
+    @property
+    def first(self) -> Part[Any]:
+        return self.parts[0]
+
+    def command(self) -> Sequence[str]:
+        """Have it written down what the program reads; its command line."""
+        commands = [part.command() for part in self.parts]
+        if len(commands) == 1:
+            return commands[0]
+        path = self.first.job.directory / "relays"
+        path.write_text("".join(shlex.join((namespace, *command[1:])) + "\n"
+                                for namespace, command in zip(self.namespaces, commands,
+                                                              strict=True)))
+        return (commands[0][0], "--many", str(path))
+
+
+@dataclass(frozen=True, slots=True)
 class Cast:
     """All the programs of a test but the tester."""
 
@@ -96,6 +125,16 @@ class Cast:
     @property
     def parts(self) -> tuple[Part[Any], ...]:
         return (*self.servers, *self.relays)
+
+    def companies(self, namespace: Callable[[str], str]) -> list[Company]:
+        """The processes of a test. namespace: of a node."""
+        ours = [part for part in self.relays if part.name == relays.DEFAULT]
+        crowd = tuple(ours) if len(ours) > MOST_PROCESSES else ()
+        alone = [part for part in self.parts if part not in crowd]
+        made = [Company((part,), (namespace(part.node),)) for part in alone]
+        if crowd:
+            made.append(Company(crowd, tuple(namespace(part.node) for part in crowd)))
+        return made
 
     def with_words(self, words: Callable[[str], tuple[str, ...]]) -> Cast:
         """The same with words more on the command line of the program in each node."""

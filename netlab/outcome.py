@@ -38,6 +38,7 @@ class Side:
     """A server or relay: what it used while the test ran, what it said after its end.
 
     socket_drops: what the kernel dropped at its sockets meanwhile; None where not known.
+    shared_by: relays that one process is; then `used` is that of all together.
     """
 
     node: str
@@ -46,6 +47,7 @@ class Side:
     report: Report
     socket_drops: int | None = None
     rogue: bool = False
+    shared_by: int = 1
 
     @property
     def drops(self) -> int | None:
@@ -54,12 +56,15 @@ class Side:
         return sum(known) if known else None
 
     def document(self) -> dict[str, Any]:
+        more: dict[str, Any] = {"rogue": True} if self.rogue else {}
+        if self.shared_by > 1:
+            more["shared_by"] = self.shared_by
         return {"node": self.node, "program": self.program, "version": self.report.version,
                 "cpu_s": round(self.used.cpu_s, 2), "rss_bytes_max": self.used.rss_bytes_max,
                 "ring_drops": self.report.ring_drops, "socket_drops": self.socket_drops,
                 "discarded": None if self.report.discarded is None
                 else dict(self.report.discarded),
-                **({"rogue": True} if self.rogue else {}), "stats": dict(self.report.stats)}
+                **more, "stats": dict(self.report.stats)}
 
 
 def lab_object(journal: Journal, before: Counters, after: Counters, servers: list[Side],
@@ -111,6 +116,8 @@ def lines(lab: Mapping[str, Any], result: Path | None, verdict: str = "") -> Ite
     yield f"lab        {lab['name']}: {lab['topology']}, {', '.join(programs) or 'no server'}"
     for kind in ("server", "relay"):
         sides = lab[f"{kind}s"]
+        crowd = [side for side in sides if "shared_by" in side]
+        sides = [side for side in sides if "shared_by" not in side]
         for i, side in enumerate(sides[:_MOST_LINES]):
             node = f"{side['node']}: " if len(sides) > 1 or kind == "relay" else ""
             label = "" if i and kind == "relay" else kind
@@ -118,6 +125,10 @@ def lines(lab: Mapping[str, Any], result: Path | None, verdict: str = "") -> Ite
         if len(sides) > _MOST_LINES:
             yield (f"{'':10} and {len(sides) - _MOST_LINES:,} more {kind}s: CPU "
                    f"{sum(side['cpu_s'] for side in sides[_MOST_LINES:]):.2f} s")
+        if crowd:
+            together = {**crowd[0], "socket_drops": None,
+                        "ring_drops": sum(side["ring_drops"] or 0 for side in crowd)}
+            yield f"{kind:10} {len(crowd):,} relays in one process: {_used(together)}"
     if found := list(discards(lab)):
         more = f" and {len(found) - _MOST_LINES:,} more" if len(found) > _MOST_LINES else ""
         yield f"discarded  {', '.join(found[:_MOST_LINES])}{more}"

@@ -21,7 +21,7 @@ from fastpath.errors import SystemRefused, UserError
 from fastpath.files import check_writable, write_json
 from netlab import lifecycle, outcome, plan, programs, signals, sockets, state, verify
 from netlab.attach import attached_for, await_carrier
-from netlab.cast import Cast, Choices, Part, cast
+from netlab.cast import Cast, Choices, Company, Part, cast
 from netlab.impairment.inforce import InForce
 from netlab.outcome import Counters, Side
 from netlab.programs import Place, Program, Usage
@@ -142,7 +142,7 @@ class _Test:
         self.directory = state.directory(order.lab)
         self.result = self.directory / "result.json"
         self.rows = order.clients_csv or self.directory / "clients.csv"
-        self.running: list[tuple[Part[Any], Program]] = []
+        self.running: list[tuple[Company, Program]] = []
         self.lost: list[dict[str, Any]] = []
 
     def run(self) -> Done:
@@ -153,27 +153,31 @@ class _Test:
         with ExitStack() as stack:
             self.links.prepare()
             self._start_parts(stack)
-            for part, program in self.running:
-                program.await_ready(None if part.notifies else part.ready(program))
+            for company, program in self.running:
+                program.await_ready(_ready(company.first, program))
             before, used = Counters.now(self.journal), self._measured()
             code = self._run_tester()
             after, now = Counters.now(self.journal), self._measured()
             self.lost = self.links.lost()
-            for part, program in self.running:
+            for company, program in self.running:
                 if not program.ended:
-                    part.settle(program)
-        sides = [_side(part, used[i], now[i]) for i, (part, _) in enumerate(self.running)]
-        return self._finish(code, before, after, sides)
+                    for part in company.parts:
+                        part.settle(program)
+        sides = [_side(part, used[i], now[i], len(company.parts))
+                 for i, (company, _) in enumerate(self.running) for part in company.parts]
+        # In the order of the topology, whoever shares a process.
+        order = {part.node: i for i, part in enumerate(self.cast.parts)}
+        return self._finish(code, before, after, sorted(sides, key=lambda s: order[s.node]))
 
     def _start_parts(self, stack: ExitStack) -> None:
         """All at once; what they need to start they do side by side."""
-        for part in self.cast.parts:
-            command = part.command()
+        for company in self.cast.companies(self.journal.namespace):
+            command, first = company.command(), company.first
             with signals.held():
-                program = self._start(part.node, part.name, command, own_terminal=False,
-                                      notifies=part.notifies, environment=part.environment())
+                program = self._start(first.node, first.name, command, own_terminal=False,
+                                      notifies=first.notifies, environment=first.environment())
                 stack.callback(program.stop)
-                self.running.append((part, program))
+                self.running.append((company, program))
         self._journal()
 
     def _measured(self) -> list[tuple[Usage, int | None]]:
@@ -293,13 +297,18 @@ class _Test:
                 *topology.load, *options]
 
 
-def _side(part: Part[Any], before: tuple[Usage, int | None],
-          now: tuple[Usage, int | None]) -> Side:
+def _ready(part: Part[Any], program: Program) -> Callable[[], bool] | None:
+    return None if part.notifies else part.ready(program)
+
+
+def _side(part: Part[Any], before: tuple[Usage, int | None], now: tuple[Usage, int | None],
+          shared_by: int) -> Side:
     drops = None
-    if before[1] is not None and now[1] is not None:
+    # Of a shared process nobody can say at whose sockets; its rings are each relay's own.
+    if before[1] is not None and now[1] is not None and shared_by == 1:
         drops = now[1] - before[1]
     return Side(part.node, part.name, _since(before[0], now[0]), part.report(), drops,
-                rogue=getattr(part, "rogue", False))
+                rogue=getattr(part, "rogue", False), shared_by=shared_by)
 
 
 def _attend(tester: Program, others: Sequence[Program], links: InForce) -> bool:

@@ -196,6 +196,9 @@ def _read_kea(lines: Iterable[tuple[int, str]], found: Imported) -> None:
                 found.add_bad(number, f"the header has no column {', '.join(missing)}")
                 return
             continue
+        if not columns:
+            found.add_bad(number, "no header before it that names address and valid_lifetime")
+            return
         try:
             _kea_row(number, dict(zip(columns, _whole(cells, columns), strict=False)), found)
         except _BadEntry as error:

@@ -47,6 +47,20 @@ def test_star_clients_of_each_segment_get_its_addresses(tmp_path: Path) -> None:
     assert len(relayed) == 6 and all(each["discover"] == 15 for each in relayed)
 
 
+def test_many_relays_of_ours_are_one_process_and_counted_one_by_one(tmp_path: Path) -> None:
+    result = tmp_path / "r.json"
+    with machine() as host:
+        said = lab(host, "test", "star", "--segments", "20", "--json", str(result), "--",
+                   "--clients", "100", "--retry")
+    document = read(result)
+    assert (document["clients"]["bound"], document["lab"]["leases"]["agree"]) == (100, 100)
+    sides = document["lab"]["relays"]
+    assert [side["node"] for side in sides] == [f"relay{i}" for i in range(1, 21)]
+    assert {side["shared_by"] for side in sides} == {20}
+    assert {side["stats"]["requests"]["relayed"]["discover"] for side in sides} == {5}
+    assert "20 relays in one process" in said
+
+
 def test_rogue_is_named_and_what_it_gave_is_no_pass(tmp_path: Path) -> None:
     result = tmp_path / "r.json"
     with machine() as host:

@@ -192,7 +192,7 @@ def test_shortened_pools(ranges: list[tuple[int, int]], most: int) -> None:
 def test_dnsmasq(tmp_path: Path) -> None:
     words = started("dnsmasq", job(tmp_path, BEHIND[0], replace(BEHIND[1], router=None)))
     assert words == [
-        "--keep-in-foreground", "--log-facility=-", "--port=0", "--user=root", "--group=root",
+        "--keep-in-foreground", "--log-facility=-", "--port=0", "--user=root", "--group=",
         "--pid-file=", "--conf-file=D/dnsmasq.conf", "--dhcp-leasefile=D/dnsmasq.leases",
         "--dhcp-lease-max=131038", "--dhcp-authoritative", "--no-ping", "--interface=eth0"]
     assert (tmp_path / "dnsmasq.conf").read_text().splitlines() == [
