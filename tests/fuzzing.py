@@ -26,6 +26,7 @@ import numpy as np
 from fastpath import wire
 from fastpath.delay import drop_all, make_delay
 from fastpath.errors import Malformed
+from fastpath.faultmodel import FAULT_KINDS as FAULTS
 from fastpath.faults import CORRUPT, F_KIND, F_OPTION, MISSING
 from fastpath.frame import make_options
 from fastpath.message import Message
@@ -44,7 +45,6 @@ from server import decide
 from server.arrays import MOST_BATCH, PEN_RECORDS, PEN_USED, Pen
 from server.engine import serve
 from server.leases import BOUND
-from server.model import FAULT_KINDS as FAULTS
 from server.outgoing import take_back
 from server.places import row_at
 from server.record import MOST_RECORD, count_records
