@@ -34,12 +34,15 @@ demo: needs-root $(READY)  ## build a lab, give 20,000 clients their leases, sho
 	@mkdir -p results
 	@$(BIN)/lab test direct --name demo --json results/demo.json -- --clients $(CLIENTS) --progress
 
-# Interpreted, compiled, what has the machine to itself, and what mostly waits for real clients.
+# What a compiler makes a difference to.
+COMPILED = $(shell grep -lE "kernels|fastpath\.(wheel|frame|slots|build|delay|faults|histogram|siphash|record|jit)|tests\.(arena|deciding|serving|living|simulated|relay)" tests/unit/*.py)
+
+# Interpreted, compiled, what has the machine to itself, and what mostly waits for others.
 test: $(READY)  ## run all tests that this machine allows, and say what was left out
 	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n auto tests/unit
-	@$(BIN)/python -m pytest -n auto tests/unit
-	@$(BIN)/python -m pytest tests/lab tests/faults tests/interop/test_peers_alone.py
-	@$(BIN)/python -m pytest -n 4 tests/interop tests/wire --ignore tests/interop/test_peers_alone.py
+	@$(BIN)/python -m pytest -n auto $(COMPILED)
+	@$(BIN)/python -m pytest tests/faults tests/interop/test_peers_alone.py
+	@$(BIN)/python -m pytest -n 4 tests/lab tests/interop tests/wire --ignore tests/interop/test_peers_alone.py
 
 bench: needs-root $(READY)  ## measure side by side with perfdhcp and Kea; writes bench/latest.json
 	@$(BIN)/python -m bench

@@ -165,9 +165,18 @@ def _chosen(node: Node, name: str, options: tuple[str, ...]) -> Program:
         return node.program or Program(servers.DEFAULT)
     if node.program is None:
         # A command is often given as one word, as one would write it in a shell.
-        words = shlex.split(options[0]) if name == "command" and options else options[:1]
+        words = _split(options[0]) if name == "command" and options else options[:1]
         return Program(name, (*words, *options[1:]))
     return Program(node.program.name, (*node.program.options, *options))
+
+
+def _split(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"--server-option {command!r}: {str(error).lower()}",
+                        "close its quotes, or give it word by word: one --server-option each",
+                        ) from error
 
 
 def _server(topology: Topology, routing: Routing, node: Node, choices: Choices,

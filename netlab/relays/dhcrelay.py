@@ -2,6 +2,10 @@
 
 `-c N` lets through what passed fewer than N relays; RFC 1542 section 4.1.1 discards what passed
 more than max-hops, so N is one more than that. Without `-c` it is 10.
+
+Its option 82 is not quite that of RFC 3046. `append` adds a second one behind another relay (keep
+and replace leave one), and a client's own is not discarded but by `drop`. With any of them, every
+option 82 is taken out of replies, a client's own too.
 """
 
 from __future__ import annotations
@@ -36,6 +40,10 @@ class Dhcrelay(Foreign):
         if policy.remote_id:
             raise UserError(f"dhcrelay in {job.node} cannot have remote-id {policy.remote_id!r}: "
                             "it adds none", "leave it out, or use dhcp-relay")
+        if policy.circuit_id and not _OPTION82.get(policy.option82, "?") \
+                and "-a" not in job.options:
+            raise UserError(f"dhcrelay in {job.node} adds no option 82, and circuit-id is a part "
+                            "of it", "add --option82 append, or leave --circuit-id out")
         if policy.option82 not in _OPTION82:
             raise UserError(f"dhcrelay in {job.node} has no policy {policy.option82!r} for option "
                             "82", f"there is: {', '.join(name for name in _OPTION82 if name)}")
