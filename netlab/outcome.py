@@ -99,11 +99,37 @@ def complete(document: dict[str, Any], lab: dict[str, Any], servers: list[Side])
 
 
 def discards(lab: Mapping[str, Any]) -> Iterator[str]:
-    """Who would not pass messages on, and why: `relay5: hops_exceeded 512`."""
+    """Who would not pass messages on, and why: `relay5: hops_exceeded 512`. Where nobody says so
+    himself, who by his ports kept what he received."""
+    said = list(_by_words(lab))
+    yield from said or _by_ports(lab)
+
+
+def _by_words(lab: Mapping[str, Any]) -> Iterator[str]:
     for side in (*lab["relays"], *lab["servers"]):
         for reason, count in (side["discarded"] or {}).items():
             if count:
                 yield f"{side['node']}: {reason} {count:,}"
+
+
+def _by_ports(lab: Mapping[str, Any]) -> list[str]:
+    """Where messages ended, by what ports saw, for relays that keep no count of their own.
+
+    A relay passes a request on by another port than it came in by. One that received many more
+    frames than it sent on kept them.
+    """
+    if not any(side["discarded"] is None for side in lab["relays"]):
+        return []
+    ports: dict[str, list[dict[str, Any]]] = {}
+    for port in lab["ports"]:
+        ports.setdefault(port["node"], []).append(port)
+    for side in lab["relays"]:
+        own = ports.get(side["node"], [])
+        heard = sum(port["rx_packets"] for port in own)
+        sent = sum(port["tx_packets"] for port in own)
+        if heard > 20 and sent < heard / 2:
+            return [f"{side['node']}: {heard:,} frames in, {sent:,} out"]
+    return []
 
 
 def lines(lab: Mapping[str, Any], result: Path | None, verdict: str = "") -> Iterator[str]:

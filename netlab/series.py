@@ -121,30 +121,10 @@ def _row(label: str, document: dict[str, Any]) -> Row:
         "dora_p99_us": latency["p99"] if latency["count"] else None,
         "cpu_s": server.get("cpu_s"), "socket_drops": drops,
         "rss_mib": round(server.get("rss_bytes_max", 0) / 2**20),
-        "discarded": list(outcome.discards(lab)) or _by_ports(lab),
+        "discarded": list(outcome.discards(lab)),
         "leases": "-" if "why" in lab["leases"] else "agree"
         if verify.sound(lab["leases"]) else "WRONG",
     }
-
-
-def _by_ports(lab: dict[str, Any]) -> list[str]:
-    """Where messages ended, by what ports saw, for relays that keep no count of their own.
-
-    A relay passes a request on by another port than it came in by. One that received many more
-    frames than it sent on kept them.
-    """
-    if not any(side["discarded"] is None for side in lab["relays"]):
-        return []
-    ports: dict[str, list[dict[str, Any]]] = {}
-    for port in lab["ports"]:
-        ports.setdefault(port["node"], []).append(port)
-    for side in lab["relays"]:
-        own = ports.get(side["node"], [])
-        heard = sum(port["rx_packets"] for port in own)
-        sent = sum(port["tx_packets"] for port in own)
-        if heard > 20 and sent < heard / 2:
-            return [f"{side['node']}: {heard:,} frames in, {sent:,} out"]
-    return []
 
 
 def _median(rows: list[Row]) -> Row:

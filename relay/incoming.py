@@ -190,9 +190,11 @@ def _judge_reply(rx: Memory, ip: int, bootp: int, tables: Tables, port: int,
     if tables.ports[port, P_UP] == 0:
         return np.int64(C_WRONG_INTERFACE), np.int64(DO_NOTHING), np.int64(0)
     cause, downlink = _find_downlink(rx, bootp, tables)
-    # Who added it removes it (RFC 3046 section 2.1): that of a bridge before us stays.
-    what = DO_REMOVE if cause == C_OK and _is_ours(rx, tables, downlink) else DO_NOTHING
-    return cause, np.int64(what), downlink
+    # Who added it removes it (RFC 3046 section 2.1): that of a bridge before us stays. Where we
+    # replace, nothing of the client's side went out, so whatever comes back is of relays behind.
+    foreign = tables.policy[PO_OPTION82] == _REPLACE and tables.options.length[_AGENT] >= 0
+    remove = cause == C_OK and (foreign or _is_ours(rx, tables, downlink))
+    return cause, np.int64(DO_REMOVE if remove else DO_NOTHING), downlink
 
 
 @kernel

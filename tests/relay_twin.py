@@ -174,7 +174,8 @@ class Twin:
             raise Discard("no_downlink")
         to = (ours or fits)[0]
         place = self.places[to]
-        payload, _ = self._rewritten(said, body, bool(ours), b"", place)
+        foreign = self.config.option82 == "replace" and agent is not None
+        payload, _ = self._rewritten(said, body, bool(ours) or foreign, b"", place)
         if payload is None:
             return []
         ciaddr, yiaddr = IPv4Address(said[12:16]), IPv4Address(said[16:20])

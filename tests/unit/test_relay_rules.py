@@ -366,7 +366,8 @@ def test_replies_to_a_relay_behind_us_are_the_kernels_to_forward() -> None:
     ("append", OUR_AGENT, None), ("append", ANOTHERS, ANOTHERS), ("append", b"\x01\x05other",
                                                                   b"\x01\x05other"),
     ("append", OUR_AGENT + b"\x02\x01x", OUR_AGENT + b"\x02\x01x"), ("none", OUR_AGENT, OUR_AGENT),
-    ("replace", OUR_AGENT, None), ("keep", OUR_AGENT, None)])
+    ("replace", OUR_AGENT, None), ("replace", ANOTHERS, None), ("keep", OUR_AGENT, None),
+    ("keep", ANOTHERS, ANOTHERS)])
 def test_only_our_own_option_82_is_removed(policy: str, agent: bytes, left: bytes | None) -> None:
     """RFC 3046 section 2.1: by who added it."""
     hop = Hop(told(option82=policy))
