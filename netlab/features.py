@@ -17,19 +17,20 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from netlab import syscalls
 from netlab.impairment import loss
-from netlab.qdisc import Netem, Tbf, Tc, attribute
+from netlab.qdisc import Netem, Tbf
+
+if TYPE_CHECKING:
+    from netlab.tc import Tc
 
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
 _TIMEOUT_S = 30.0
 _NOBODY = 65534
 # packet(7), linux/if_packet.h
 _SOL_PACKET, _RX_RING, _VERSION, _TPACKET_V2 = 263, 5, 10, 1
-# linux/netfilter/nfnetlink.h, nf_tables.h: (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN
-_NETLINK_NETFILTER, _GET_GENERATION = 12, 10 << 8 | 16
-_VETH_PEER, _VLAN_ID, _IFLA_LINK, _IFNAME = 1, 1, 5, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,7 @@ class Features:
 
 
 def _veth(tc: Tc) -> None:
-    peer = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + attribute(_IFNAME, b"trial1\0")
-    tc.make_link("veth", "trial0", attribute(_VETH_PEER, peer))
+    tc.ip.link("add", kind="veth", ifname="trial0", peer="trial1")
 
 
 def _index(tc: Tc) -> int:
@@ -66,16 +66,15 @@ def _index(tc: Tc) -> int:
 
 
 def _bridge(tc: Tc) -> None:
-    tc.make_link("bridge", "trialbr")
+    tc.ip.link("add", kind="bridge", ifname="trialbr")
 
 
 def _vlan(tc: Tc) -> None:
-    tc.make_link("vlan", "trialvlan", attribute(_VLAN_ID, struct.pack("=H", 7)),
-                 attribute(_IFLA_LINK, struct.pack("=i", _index(tc))))
+    tc.ip.link("add", kind="vlan", ifname="trialvlan", link=_index(tc), vlan_id=7)
 
 
 def _macvlan(tc: Tc) -> None:
-    tc.make_link("macvlan", "trialmac", more=attribute(_IFLA_LINK, struct.pack("=i", _index(tc))))
+    tc.ip.link("add", kind="macvlan", ifname="trialmac", link=_index(tc))
 
 
 def _tbf(tc: Tc) -> None:
@@ -97,15 +96,15 @@ def _packet_ring(tc: Tc) -> None:
         ring.setsockopt(_SOL_PACKET, _RX_RING, struct.pack("=IIII", 4096, 1, 2048, 2))
 
 
-def _nf_tables(tc: Tc) -> None:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asked:
-        asked.settimeout(5)
-        asked.send(struct.pack("=IHHII", 20, _GET_GENERATION, 1, 1, 0) + bytes(4))
-        answer = asked.recv(4096)
-    kind = struct.unpack_from("=H", answer, 4)[0]
-    if kind == 2:  # NLMSG_ERROR
-        code = -struct.unpack_from("=i", answer, 16)[0]
-        raise OSError(code, os.strerror(code))
+def _nf_tables(_: Tc) -> None:
+    from pyroute2.netlink.exceptions import NetlinkError
+    from pyroute2.nftables.main import NFTables
+
+    try:
+        with NFTables() as tables:
+            tables.get_tables()
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from error
 
 
 # In this order: what comes later is tried on the veth.
@@ -116,6 +115,8 @@ TRIALS: dict[str, Callable[[Tc], None]] = {
 
 def _try_all(*, ordinary: bool) -> Features:
     """All trials, in the calling process, which gives up its own network namespace."""
+    from netlab.tc import Tc
+
     rootless = False
     try:
         if ordinary and os.geteuid() == 0:
@@ -145,6 +146,11 @@ def _try_all(*, ordinary: bool) -> Features:
 def probe(*, ordinary: bool = False) -> Features:
     """What this kernel has and this user may use; ordinary: a user that is not root. Asked once
     a process."""
+    # Here: an ordinary user may not reach the files, and who probes mostly needs them next.
+    import pyroute2.nftables.main  # noqa: F401
+
+    import netlab.tc  # noqa: F401
+
     # Forked and nothing else: where a user namespace may be taken there is one thread, and what
     # an ordinary user could execute does not matter.
     reader, writer = os.pipe()

@@ -117,7 +117,11 @@ def _check(order: Order) -> None:
         if path:
             check_writable(path)
     if order.logs:
-        check_writable(order.logs / "x")
+        try:
+            order.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--logs {order.logs}: {(error.strerror or '').lower()}",
+                            "name a directory that can be written") from error
 
 
 def _keep(order: Order) -> None:
@@ -214,7 +218,8 @@ class _Test:
             finally:
                 tester.stop()
         if self.order.quiet and tester.exit_code not in (0, 3, 4, 99, 130):
-            raise SystemRefused(f"{TESTER} ended with {tester.wait()}" + tester.tail(), "")
+            refused = UserError if tester.exit_code == UserError.exit_code else SystemRefused
+            raise refused(f"{TESTER} ended with {tester.wait()}" + tester.tail(), "")
         return tester.exit_code or int(died)
 
     def _finish(self, code: int, before: Counters, after: Counters, sides: list[Side]) -> Done:

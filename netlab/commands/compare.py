@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fastpath.errors import UserError
 from netlab import servers
 from netlab.cast import Choices
 from netlab.choose import Choice, topology_option
@@ -24,7 +25,7 @@ from netlab.commands.test import program_options
               help="Write all results here, as one document.")
 @click.pass_context
 def compare(ctx: click.Context, choice: Choice, name: str, names: tuple[str, ...], relay: str,
-            relay_options: tuple[str, ...], lease_time: float, logs: Path | None, rounds: int,
+            relay_options: tuple[str, ...], lease_time: int, logs: Path | None, rounds: int,
             json_file: Path | None) -> int:
     """Test each SERVER in the same lab with the same load: lab compare kea dnsmasq.
 
@@ -37,8 +38,11 @@ def compare(ctx: click.Context, choice: Choice, name: str, names: tuple[str, ...
 
     for each in names:
         servers.find(each)
+        if names.count(each) > 1:
+            raise UserError(f"{each} is named {names.count(each)} times",
+                            "lab compare --rounds N tests each N times")
     topology = choice.one()
-    orders = [Order(topology, name, Choices(each, (), relay, relay_options, round(lease_time)),
+    orders = [Order(topology, name, Choices(each, (), relay, relay_options, lease_time),
                     ctx.meta["trailing"], json_file, None, logs / each if logs else None)
               for each in names]
     return series.compare(orders, rounds, say)

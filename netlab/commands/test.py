@@ -15,6 +15,13 @@ from netlab.choose import Choice, topology_options
 from netlab.commands.common import Trailing, name_option, need_privilege, say
 
 
+def _whole_seconds(ctx: click.Context, param: click.Parameter, value: float) -> int:
+    # RFC 2131 section 3.3: 32 bits of seconds, and all ones is for ever.
+    if not 1 <= round(value) < 0xFFFFFFFF:
+        raise click.BadParameter("at least a second, and at most 2^32 - 2 of them", ctx, param)
+    return round(value)
+
+
 def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which relay stands where the topology names none."""
     for decorate in reversed((
@@ -23,7 +30,7 @@ def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--relay-option", "relay_options", multiple=True, metavar="WORD",
                      help="A word more for every relay's command line; may be repeated."),
         click.option("--lease-time", type=DURATION, default=LEASE_TIME_S, show_default="1h",
-                     help="What servers are to grant."),
+                     callback=_whole_seconds, help="What servers are to grant."),
         click.option("--logs", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                      help="Copy configurations and logs of all programs here."),
     )):
@@ -51,7 +58,7 @@ def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def test(ctx: click.Context, choice: Choice, name: str, server: str,
          server_options: tuple[str, ...], relay: str, relay_options: tuple[str, ...],
-         lease_time: float, logs: Path | None, json_file: Path | None,
+         lease_time: int, logs: Path | None, json_file: Path | None,
          clients_csv: Path | None, attach: str, attach_mode: str) -> int:
     """Run server, relays and tester in the lab and report.
 
@@ -64,7 +71,7 @@ def test(ctx: click.Context, choice: Choice, name: str, server: str,
     from netlab import series
     from netlab.run import Order, run
 
-    choices = Choices(server, server_options, relay, relay_options, round(lease_time))
+    choices = Choices(server, server_options, relay, relay_options, lease_time)
     topologies = choice.each()
     orders = [Order(topology, name, choices, ctx.meta["trailing"], json_file, clients_csv, logs,
                     attach=attach, attach_mode=attach_mode)

@@ -15,8 +15,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from netlab.qdisc import Device, Tc
+from netlab.qdisc import Device
+
+if TYPE_CHECKING:
+    from netlab.tc import Tc
 
 NAME = b"lab_loss"  # at most 15 letters (BPF_OBJ_NAME_LEN)
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastpath.elsewhere import side_by_side
 from fastpath.errors import SystemRefused
@@ -18,8 +19,11 @@ from netlab.impairment import loss
 from netlab.impairment.arrange import End, Setting, shown
 from netlab.impairment.loss import Loss
 from netlab.impairment.schedule import Change
-from netlab.qdisc import Device, Queue, Tc
+from netlab.qdisc import Device, Queue
 from netlab.topology import Link, Topology
+
+if TYPE_CHECKING:
+    from netlab.tc import Tc
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ def conditions(lab: str, topology: Topology,
 
 def _look() -> dict[str, _At]:
     """What acts at each interface of the namespace that the calling thread is in."""
+    from netlab.tc import Tc
+
     with Tc() as tc:
         queues = tc.queues()
         return {name: _At(_ours(queues.get(device.index)),
@@ -114,6 +120,8 @@ def _queue(tc: Tc, device: Device, setting: Setting) -> None:
 
 def _at(lab: str, end: End, work: Callable[[Tc, Device], None]) -> None:
     """Do `work` with the interface at hand; SystemRefused for what the kernel said."""
+    from netlab.tc import Tc
+
     node, ifname = end
 
     def inside() -> None:

@@ -143,6 +143,11 @@ def test_compare_gives_one_table_and_one_document(tmp_path: Path) -> None:
     (("test", "--server", "nosuch"), "no server 'nosuch'"),
     (("test", "relay", "--relay", "nosuch"), "no relay 'nosuch'"),
     (("test", "--server", "command"), "a command without words"),
+    (("test", "--server", "command", "--server-option", "'unbalanced"), "close its quotes"),
+    (("test", "--lease-time", "0"), "at least a second"),
+    (("test", "--logs", "/proc/x"), "--logs /proc/x"),
+    (("compare", "dhcp-server", "dhcp-server"), "is named 2 times"),
+    (("compare", "dhcp-server", "--", "--clients", "many"), "'many' is not a valid"),
     (("test", "relay", "--hops", "1", "--relay", "dnsmasq", "--option82", "append"), "dnsmasq"),
     (("test", "relay", "--server", "udhcpd"), "udhcpd"),
     (("test", "--", "--interface", "eth9"), "the lab knows where its clients are"),
@@ -157,5 +162,5 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_made(
         refused = host.run(host.lab_argv(*words),
                            {"DHCP_NETLAB_BIN": str(peers_bin(*OURS))}, code=None)
         assert refused.returncode in (1, 2) and said in refused.stderr, refused.stderr
-        assert len(refused.stderr.splitlines()) <= 3 and "Traceback" not in refused.stderr
+        assert len(refused.stderr.splitlines()) <= 4 and "Traceback" not in refused.stderr
         assert host.snapshot() == before

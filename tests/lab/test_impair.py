@@ -266,7 +266,7 @@ def test_what_does_not_fit_the_queue_is_lost_and_counted(labs: Machine) -> None:
 @needs_rate
 def test_a_rate_set_while_a_program_is_sending(labs: Machine) -> None:
     sending = labs.popen(
-        [sys.executable, "-c", _TRAFFIC, json.dumps([*CABLE[:3], "ring", 300, 0.0005]), CABLE[3]],
+        [sys.executable, "-c", _TRAFFIC, json.dumps([*CABLE[:3], "ring", 300, 0.003]), CABLE[3]],
         env={"NUMBA_DISABLE_JIT": "1"})
     assert sending.stderr
     assert sending.stderr.readline() == "ready\n"
@@ -310,7 +310,7 @@ def test_an_interrupted_impairment_is_taken_back(labs: Machine, number: int) -> 
 def test_a_link_with_another_xdp_program_is_left_alone(labs: Machine) -> None:
     if not on_the_machine():
         pytest.skip("needs root of the machine: XDP programs")
-    script = ("import sys; from fastpath.elsewhere import within; from netlab.qdisc import Tc;"
+    script = ("import sys; from fastpath.elsewhere import within; from netlab.tc import Tc;"
               "from netlab.impairment import loss; loss.NAME = b'other';\n"
               "def put(percent):\n"
               "    tc = Tc(); loss.put(tc, tc.devices()['eth0'], percent)\n"
