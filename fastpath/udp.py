@@ -221,6 +221,9 @@ class Udp:
         """Frames that still stand in the transmit slots because the kernel would not take them."""
         return int(np.count_nonzero(self._status(self.tx) != TX_AVAILABLE))
 
+    def check(self) -> None:
+        """Nothing to do: a socket on an interface that went down is told so when it sends."""
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
