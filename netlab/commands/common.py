@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -66,6 +67,25 @@ def check_node(journal: Journal, node: str) -> str:
         known = ", ".join(nodes[:12]) + (" ..." if len(nodes) > 12 else "")
         raise UserError(f"{journal.lab}: no node {node!r}", f"there is: {known}")
     return node
+
+
+def step_into(lab: str, node: str) -> None:
+    """Move this process into a node, for good, to run a program there.
+
+    Raises UserError where there is no such lab or node, SystemRefused where it may not.
+    """
+    from netlab.enter import enter, open_namespace
+
+    journal = journal_of(lab)
+    check_node(journal, node)
+    need_privilege()
+    try:
+        enter(open_namespace(journal.namespace(node)))
+    except OSError as error:
+        raise SystemRefused(f"cannot enter {node}: {(error.strerror or '').lower()}",
+                            f"lab status --name {lab}") from error
+    # Python ignores SIGPIPE; a program is to die of it, as it expects.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def say(text: str) -> None:

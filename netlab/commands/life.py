@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,11 +17,10 @@ from netlab.choose import Choice, topology_options
 from netlab.commands.common import (
     Trailing,
     check_lab_name,
-    check_node,
-    journal_of,
     name_option,
     need_privilege,
     say,
+    step_into,
 )
 
 if TYPE_CHECKING:
@@ -128,18 +126,7 @@ def exec_(ctx: click.Context, node: str, words: tuple[str, ...], name: str) -> N
     command = (*words, *ctx.meta["trailing"])
     if not command:
         raise click.UsageError("no command to run", ctx)
-    from netlab.enter import enter, open_namespace
-
-    journal = journal_of(name)
-    check_node(journal, node)
-    need_privilege()
-    try:
-        enter(open_namespace(journal.namespace(node)))
-    except OSError as error:
-        raise SystemRefused(f"cannot enter {node}: {(error.strerror or '').lower()}",
-                            f"lab status --name {name}") from error
-    # Python ignores SIGPIPE; a program is to die of it, as it expects.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    step_into(name, node)
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -17,7 +17,12 @@ import click
 from fastpath.cli import Command
 from fastpath.errors import SystemRefused, UserError
 from fastpath.option_types import printable
-from netlab.commands.common import check_node, journal_of, name_option, need_privilege, say
+from netlab.commands.common import (
+    journal_of,
+    name_option,
+    say,
+    step_into,
+)
 
 if TYPE_CHECKING:
     from netlab.state import Journal
@@ -48,18 +53,7 @@ def shell(node: str, name: str) -> NoReturn:
     Its end is the command's. $DHCP_NETLAB_NODE in it is LAB/NODE.
     """
     from netlab import state
-    from netlab.enter import enter, open_namespace
-
-    journal = journal_of(name)
-    check_node(journal, node)
-    need_privilege()
-    try:
-        enter(open_namespace(journal.namespace(node)))
-    except OSError as error:
-        raise SystemRefused(f"cannot enter {node}: {(error.strerror or '').lower()}",
-                            f"lab status --name {name}") from error
-    # Python ignores SIGPIPE; a program is to die of it, as it expects.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    step_into(name, node)
     # Not a stamp: `lab teardown` is not to kill a person's shell.
     os.environ[state.NODE_ENV] = f"{name}/{node}"
     command = _shell_command(_which_shell(), f"{name}/{node}")
