@@ -64,8 +64,9 @@ def test_many_relays_of_ours_are_one_process_and_counted_one_by_one(tmp_path: Pa
 def test_rogue_is_named_and_what_it_gave_is_no_pass(tmp_path: Path) -> None:
     result = tmp_path / "r.json"
     with machine() as host:
-        said = lab(host, "test", "rogue", "--json", str(result), "--", "--clients", "200",
-                   code=3)
+        # A client takes what comes first: who answers first here is not left to chance.
+        said = lab(host, "test", "rogue", "--server-option", "--response-delay=100ms", "--json",
+                   str(result), "--", "--clients", "200", code=3)
     document = read(result)
     leases, sides = document["lab"]["leases"], document["lab"]["servers"]
     assert document["verdict"] == "incomplete" and "verdict    INCOMPLETE" in said
