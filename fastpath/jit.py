@@ -130,8 +130,10 @@ def cache_dir(package: str) -> Path:
     for source, octets in sorted(_sources(package).items()):
         digest.update(source.name.encode() + octets)
     llvm = llvmlite.binding
-    for part in (numba.__version__, sys.version, llvm.get_host_cpu_name(),
-                 llvm.get_host_cpu_features().flatten()):
+    # Who compiles for another machine than this one says so to numba (NUMBA_CPU_NAME).
+    named, features = numba.config.CPU_NAME, numba.config.CPU_FEATURES
+    for part in (numba.__version__, sys.version, named or llvm.get_host_cpu_name(),
+                 llvm.get_host_cpu_features().flatten() if features is None else features):
         digest.update(part.encode())
     place = cache_root() / f"{package}-{digest.hexdigest()[:20]}"
     place.mkdir(mode=0o700, exist_ok=True)

@@ -59,12 +59,15 @@ class Ring:
 
     def __init__(self, name: str, ports: tuple[int, ...], *, slots: int = 4096,
                  most_unsent: int = 1 << 17, promiscuous: bool = False,
-                 neighbours: bool = False, tags: int = bpf.MAX_TAGS, label: str = "") -> None:
+                 queued: bool = False, neighbours: bool = False, tags: int = bpf.MAX_TAGS,
+                 label: str = "") -> None:
         """slots: of the receive ring; the transmit ring has as many, but at most `most_unsent`.
 
         label: what errors call the interface, where its name alone does not tell which it is.
-        neighbours: hear ARP and ICMP echo requests too. tags: most VLAN tags in a frame that is
-        heard, the outer one that the kernel takes off not counted.
+        queued: what is sent goes through the interface's queueing discipline, and by the programs
+        that stand there; on a veth and a macvlan it always does. neighbours: hear ARP and ICMP
+        echo requests too. tags: most VLAN tags in a frame that is heard, the outer one that the
+        kernel takes off not counted.
         """
         tx_slots = min(slots, most_unsent)
         self.interface = interface.find(name)
@@ -87,9 +90,9 @@ class Ring:
             self._receiver.bind((name, _ETH_P_ALL))
 
             self._sender = self._open(_TX_RING, tx_slots)
-            # A veth has no queue to save; and what somebody puts there (a rate, a delay) is to
+            # These have no queue to save; and what somebody puts there (a rate, a delay) is to
             # act on our frames as on all others.
-            bypass = interface.driver(name) != "veth"
+            bypass = not queued and interface.driver(name) not in ("veth", "macvlan")
             self._sender.setsockopt(_SOL_PACKET, _QDISC_BYPASS, int(bypass))
             self.tx = make_slots(self._map(self._sender, tx_slots), SLOT_SIZE, _TX_FRAME,
                                  _VIRTIO_HEADER)

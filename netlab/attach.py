@@ -12,7 +12,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -64,12 +64,11 @@ def attach(journal: Journal, wish: Wish, *, lasting: bool = True) -> Attachment:
     with held():
         lent.write(lab, (*attached(lab), made))
         try:
-            _take(lab, wish, found)
+            _take(lab, wish, found, made)
             made = replace(made, lasting=lasting)
             lent.write(lab, (*lent.others(lab, made), made))
         except OSError as error:
-            _return(lab, made)
-            raise _refused(wish, error) from error
+            raise _refused(wish, error, _return(lab, made)) from error
         except BaseException:
             _return(lab, made)
             raise
@@ -165,16 +164,17 @@ def await_carrier(journal: Journal, attachment: Attachment, timeout_s: float) ->
     return _inside(journal.namespace(attachment.node), wait)
 
 
-def _take(lab: str, wish: Wish, found: Device) -> None:
+def _take(lab: str, wish: Wish, found: Device, made: Attachment) -> None:
     """Bring the interface into the node; OSError with what the kernel said."""
     index = found.state.index
     mark = (f"{state.stamp(lab, wish.node)} {wish.mode} {found.state.mtu} "
             f"{'up' if found.state.up else 'down'} {wish.ifname}")
+    macvlan = wish.mode == "macvlan"
     space = open_namespace(plan.namespace(lab, wish.node))
     try:
         with _home() as home:
-            if wish.mode == "macvlan":
-                home.change(device.new_macvlan(wish.name, index, space))
+            if macvlan:
+                home.change(device.new_macvlan(_born(made), index, space))
             else:
                 home.change(device.set_alias(index, mark))
                 home.change(device.move(index, space, wish.name))
@@ -182,21 +182,27 @@ def _take(lab: str, wish: Wish, found: Device) -> None:
         os.close(space)
 
     def finish(rtnl: Rtnl) -> None:
-        wanted = (lambda d: d.state.ifname == wish.name) if wish.mode == "macvlan" else (
-            lambda d: d.state.alias == mark)
-        here = next(filter(wanted, _devices(rtnl)), None)
+        here = next((each for each in _devices(rtnl) if (
+            each.state.ifname == _born(made) if macvlan else each.state.alias == mark)), None)
         if here is None:
             raise OSError(errno.ENODEV, "it went away")
-        if wish.mode == "macvlan":
+        if macvlan:
             rtnl.change(device.set_alias(here.state.index, mark))
-        rtnl.change(device.rename(here.state.index, wish.name, up=True))
+        rtnl.change(device.settle(here.state.index, wish.name, up=True))
         if wish.address:
             rtnl.change(new_address(here.state.index, wish.address))
 
     _inside(plan.namespace(lab, wish.node), finish)
 
 
-def _refused(wish: Wish, error: OSError) -> SystemRefused:
+def _born(attachment: Attachment) -> str:
+    """What a macvlan is called until it has its own name, which may be the card's. Whoever finds
+    the record of one that was killed then knows it by this."""
+    return f"labmac{attachment.holder.pid}"
+
+
+def _refused(wish: Wish, error: OSError, wrong: Sequence[str] = ()) -> SystemRefused:
+    """wrong: what of the machine's could not be as it was, which is the user's to mend first."""
     reason = (error.strerror or str(error)).lower()
     remedy = ""
     if error.errno == errno.EINVAL and wish.mode == "move":
@@ -206,7 +212,8 @@ def _refused(wish: Wish, error: OSError) -> SystemRefused:
         remedy = "the kernel needs: modprobe macvlan"
     elif error.errno in (errno.EPERM, errno.EACCES):
         remedy = "run with sudo"
-    return SystemRefused(f"cannot attach {wish.ifname} to {wish.node}: {reason}", remedy)
+    return SystemRefused(f"cannot attach {wish.ifname} to {wish.node}: {reason}",
+                         "; ".join(filter(None, (*wrong, remedy))))
 
 
 def _return(lab: str, attachment: Attachment) -> list[str]:
@@ -232,7 +239,7 @@ def _give_back(lab: str, attachment: Attachment) -> list[str]:
         # One that is not there has gone with its namespace.
         with contextlib.suppress(OSError):
             _inside(plan.namespace(lab, attachment.node),
-                    lambda rtnl: _delete(rtnl, attachment.ifname))
+                    lambda rtnl: _delete(rtnl, {attachment.ifname, _born(attachment)}))
         return []
     with contextlib.suppress(FileNotFoundError):
         _send_home(lab, attachment)
@@ -271,22 +278,23 @@ def _send_home(lab: str, attachment: Attachment) -> None:
 def _settle(home: Rtnl, here: Device, was: Before) -> list[str]:
     """Name, MTU, MAC, addresses, routes, and at last its own alias."""
     index, wrong = here.state.index, []
-    name = was.ifname
-    if here.state.ifname != name and any(d.state.ifname == name for d in _devices(home)):
-        name = here.state.ifname
-        wrong.append(f"{was.ifname}: another interface has this name now; it is {name}")
+    name = was.ifname if was.ifname != here.state.ifname else ""
+    if name and any(d.state.ifname == name for d in _devices(home)):
+        name = ""
+        wrong.append(f"{was.ifname}: another interface has this name now; it is "
+                     f"{here.state.ifname}")
     mac = was.mac if was.mac != here.state.mac else ""
-    if here.state.up and (name != here.state.ifname or mac or not was.up):
+    if here.state.up and (name or mac or not was.up):
         home.change(device.bring_down(index))
-    home.change(device.rename(index, name, up=was.up, mtu=was.mtu, mac=mac))
+    home.change(device.settle(index, name, up=was.up, mtu=was.mtu, mac=mac))
     wrong += device.give_back(home, index, was)
     home.change(device.set_alias(index, was.alias))
     return wrong
 
 
-def _delete(rtnl: Rtnl, ifname: str) -> None:
+def _delete(rtnl: Rtnl, names: Container[str]) -> None:
     for each in _devices(rtnl):
-        if each.state.ifname == ifname and each.state.kind == "macvlan":
+        if each.state.ifname in names and each.state.kind == "macvlan":
             rtnl.change(device.delete(each.state.index))
 
 

@@ -132,9 +132,13 @@ def move(index: int, namespace: int, name_if_taken: str) -> Message:
                 + _text(_IFLA_IFNAME, name_if_taken))
 
 
-def rename(index: int, ifname: str, *, up: bool, mtu: int = 0, mac: str = "") -> Message:
-    """Give an interface that is down its name, MTU and MAC; then bring it up if it is to be."""
-    body = _text(_IFLA_IFNAME, ifname)
+def settle(index: int, ifname: str = "", *, up: bool, mtu: int = 0, mac: str = "") -> Message:
+    """Give an interface another name, MTU or MAC; then bring it up if it is to be.
+
+    For a name or a MAC it has to be down: before Linux 6.2 one that is up is refused (EBUSY) even
+    the name that it has (dev_change_name, net/core/dev.c).
+    """
+    body = _text(_IFLA_IFNAME, ifname) if ifname else b""
     if mtu:
         body += _attribute(_IFLA_MTU, _U32.pack(mtu))
     if mac:
@@ -148,7 +152,11 @@ def bring_down(index: int) -> Message:
 
 
 def new_macvlan(ifname: str, parent: int, namespace: int) -> Message:
-    """A second interface on the wire of `parent`, with a MAC of its own, born elsewhere."""
+    """A second interface on the wire of `parent`, with a MAC of its own, born elsewhere.
+
+    Its name has to be free here and there: before Linux 6.15 it is looked for where the parent is
+    (rtnl_newlink, net/core/rtnetlink.c).
+    """
     data = _attribute(_MACVLAN_MODE, _U32.pack(_MACVLAN_MODE_BRIDGE))
     info = _text(_INFO_KIND, "macvlan") + _attribute(_INFO_DATA, data)
     return Message(NEWLINK, REQUEST | _CREATE | _EXCL, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)

@@ -16,7 +16,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import XDP_FLAGS_SKB_MODE, XDP_FLAGS_UPDATE_
 from pyroute2.netlink.rtnl.tcmsg import plugins, sched_netem, sched_tbf
 from pyroute2.netlink.rtnl.tcmsg.common import tick_in_usec
 
-from netlab.iproute import dump, iproute
+from fastpath.iproute import dump, iproute
 from netlab.qdisc import Device, Discipline, Netem, Queue, Tbf
 
 _ALL = 0xFFFFFFFF

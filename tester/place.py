@@ -87,7 +87,8 @@ def where_from(given: Mapping[str, Any]) -> Where:
     common: dict[str, Any] = {
         "interfaces": interfaces, "server": server, "server_port": given["port"],
         "relay_block": given["relay_block"],
-        "answers_arp": given["answer_arp"], "answers_ping": given["answer_ping"]}
+        "answers_arp": given["answer_arp"], "answers_ping": given["answer_ping"],
+        "queued": given["qdisc"]}
     if server is not None and not relays:
         name = ",".join(named) or (choose(None) if server == BROADCAST else "")
         local = given["local_address"] or _local_address(server, name)

@@ -64,7 +64,8 @@ def _ring(config: TestConfig, item: str) -> Ring:
     where, (_, name) = config.where, elsewhere.split(item)
     ports = (where.client_port, where.server_port) if where.relays else (where.client_port,)
     return Ring(name, ports, slots=slots_of(config), promiscuous=True,
-                neighbours=where.answers_arp or where.answers_ping, tags=MOST_TAGS, label=item)
+                queued=where.queued, neighbours=where.answers_arp or where.answers_ping,
+                tags=MOST_TAGS, label=item)
 
 
 def _one_of_many(config: TestConfig, item: str) -> tuple[Ring, tuple[int, int, int]]:

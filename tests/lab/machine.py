@@ -106,7 +106,7 @@ class Machine:
             ) -> subprocess.CompletedProcess[str]:
         """Run to the end; `code` is what it must exit with, None for whatever."""
         process = self.popen(argv, env)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert code in (None, process.returncode), (argv, process.returncode, out, err)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 

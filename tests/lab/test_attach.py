@@ -6,6 +6,7 @@ has: addresses and routes of both families, an MTU, an alias. What it was has to
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import signal
@@ -19,10 +20,12 @@ from typing import Any
 
 import pytest
 
-from netlab import device
+from netlab import attach, device
 from netlab.checkpoint import DIE_AT_ENV
+from netlab.device import Before, Device
 from netlab.lent import SCHEMA
-from netlab.messages import attributes
+from netlab.messages import LinkState, Message, attributes
+from netlab.wish import Wish
 from tests.lab.machine import Machine, wait_until
 
 pytestmark = pytest.mark.root
@@ -120,6 +123,7 @@ def test_a_second_interface_on_its_wire(card: Machine) -> None:
     if "modprobe macvlan" in made.stderr:
         pytest.skip("needs the kernel option CONFIG_MACVLAN")
     link = inside(card)["eth1"]
+    assert not [name for name in inside(card) if name.startswith("labmac")]
     assert link["linkinfo"]["info_kind"] == "macvlan" and link["address"] != before["address"]
     assert state_of(card) == before
     # One wire, several nodes; but the interface itself cannot go from under them.
@@ -219,7 +223,8 @@ def test_attach_killed_at_every_step(card: Machine, mode: str) -> None:
         card.lab("gc")
         assert state_of(card) == before, n
         assert files(card) == kept, n
-        assert "wan" not in inside(card), n
+        assert not {"wan", "eth1"} & inside(card).keys(), n
+        assert not [name for name in inside(card) if name.startswith("labmac")], n
     assert ended.returncode == 0 and n > 6
     # It is up and lasting: not for `gc` to take.
     assert card.lab("gc").stdout == "nothing was left behind\n"
@@ -346,6 +351,47 @@ def test_frames_pass(card: Machine) -> None:
         "import socket; print(socket.create_connection(('10.9.9.2', 7777), 5).recv(9).decode())"))
     assert said.stdout == "hello\n"
     server.communicate(timeout=10)
+
+
+class _Older:
+    """The machine's namespace on Linux before 6.2, to `_settle`: one interface, which is refused a
+    name or a MAC while it is up, be it its own (dev_change_name, net/core/dev.c)."""
+
+    def __init__(self, ifname: str, up: bool) -> None:
+        self.ifname, self.up, self.alias, self.mtu = ifname, up, "", 0
+
+    def change(self, message: Message) -> None:
+        _, _, _, flags, change = struct.unpack_from("=BxHiII", message.body)
+        told = dict(attributes(message.body, 16))
+        if self.up and (1 in told or 3 in told):
+            raise OSError(errno.EBUSY, "device or resource busy")
+        self.ifname = told.get(3, self.ifname.encode()).rstrip(b"\0").decode()
+        self.mtu = struct.unpack("=I", told.get(4, bytes(4)))[0] or self.mtu
+        self.alias = told.get(20, self.alias.encode()).decode()
+        self.up = bool(flags & 1) if change & 1 else self.up
+
+
+@pytest.mark.parametrize("mac", ["02:00:00:00:00:01", "02:00:00:00:00:02"])
+@pytest.mark.parametrize("now", ["eth1", "lab0"])
+@pytest.mark.parametrize("is_up", [False, True])
+@pytest.mark.parametrize("was_up", [False, True])
+def test_older_kernels_name_no_interface_that_is_up(
+        monkeypatch: pytest.MonkeyPatch, now: str, mac: str, is_up: bool, was_up: bool) -> None:
+    here = Device(LinkState(7, now, "", is_up, "UP", mac, 1500, "mark", None, {}), False, 0, 0)
+    home = _Older(now, is_up)
+    monkeypatch.setattr(attach, "_devices", lambda _: [here])
+    was = Before("eth1", 7, "02:00:00:00:00:01", 1400, was_up, "a card of mine")
+    assert attach._settle(home, here, was) == []  # type: ignore[arg-type]
+    assert (home.ifname, home.up, home.mtu, home.alias) == ("eth1", was_up, 1400,
+                                                            "a card of mine")
+
+
+def test_what_did_not_come_back_is_said_with_the_refusal() -> None:
+    said = attach._refused(Wish("client", "br7"), OSError(errno.EINVAL, "no"),
+                           ["br7 could not be given back: device or resource busy"])
+    assert "cannot attach br7 to client" in said.what
+    assert said.remedy == ("br7 could not be given back: device or resource busy; "
+                           "try --mode macvlan")
 
 
 def _route(**parts: Any) -> bytes:

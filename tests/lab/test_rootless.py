@@ -29,7 +29,8 @@ from tests.peers.bin import peers_bin
 
 pytestmark = pytest.mark.root
 
-_UID = 60321
+# Of its own for each that runs beside others: they count the processes of theirs.
+_UID = 60321 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _SETPRIV = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups"]
 # $1 becomes a directory of ours with nothing in it but $2.
 _OPEN = """

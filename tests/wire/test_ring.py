@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import resource
 import socket
 import struct
@@ -34,9 +36,11 @@ from fastpath.slots import (
     tx_start,
 )
 from tests.ours import entered
-from tests.peers.net import INTERFACE, Namespace, Net, two_namespaces
+from tests.peers.net import INTERFACE, Namespace, Net, two_namespaces, wait_until
 
 pytestmark = pytest.mark.root
+# linux/if_tun.h: TUNSETIFF, and IFF_TAP | IFF_NO_PI.
+_TUNSETIFF, _TAP_WITHOUT_HEADER = 0x400454CA, 0x1002
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,31 @@ def test_what_was_not_sent_is_counted(net: Net) -> None:
         assert sender.unsent() == 5
         sender.kick()
         assert sender.unsent() == 0
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_an_interface_with_a_queue_is_sent_past_it_unless_asked(net: Net, queued: bool) -> None:
+    # As long as somebody reads there, it has a carrier.
+    with entered(net.client), contextlib.ExitStack() as stack:
+        try:
+            tap = stack.enter_context(open("/dev/net/tun", "r+b", buffering=0))
+            fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", b"tap9", _TAP_WITHOUT_HEADER))
+        except OSError:
+            pytest.skip("this kernel has no tap device")
+        for words in ("tc qdisc add dev tap9 root pfifo", "ip link set tap9 up"):
+            subprocess.run(words.split(), check=True)
+        sender = stack.enter_context(Ring("tap9", (67,), queued=queued))
+        for _ in range(5):
+            put(sender, request())
+        sender.kick()
+        wait_until("all to be sent", lambda: sender.unsent() == 0)
+        while struct.unpack_from(">H", sent := tap.read(2048), 12)[0] != 0x0800:
+            pass  # IPv6 says that it is there
+        assert sent == request()
+        said = subprocess.run(["tc", "-s", "qdisc", "show", "dev", "tap9"], check=True,
+                              capture_output=True, text=True).stdout
+    seen = int(re.findall(r"qdisc pfifo .*?Sent \d+ bytes (\d+) pkt", said, re.DOTALL)[0])
+    assert seen >= 5 if queued else seen < 5
 
 
 def test_no_such_interface(net: Net) -> None:

@@ -1,7 +1,7 @@
-"""pyroute2's socket as a lab uses it: in the calling thread's namespace, with errors as OSError.
+"""pyroute2's socket as we use it: in the calling thread's namespace, with errors as OSError.
 
 Import it only where it is needed: it takes longer to import than most commands run. What
-builds and looks at thousands of nodes talks to the kernel through `netlab.netlink`.
+builds and looks at thousands of nodes has a shorter way (`netlab.netlink`).
 """
 
 from __future__ import annotations
