@@ -7,10 +7,12 @@ lab works when no check that is `needed` is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from netlab.ebpf_trial import NO_BCC
 from netlab.facts import LEAST_PYTHON, Facts
+from netlab.features import Found
 
 _INSTALL = {"debian": "apt install", "fedora": "dnf install", "suse": "zypper install",
             "arch": "pacman -S", "alpine": "apk add"}
@@ -54,11 +56,22 @@ _KERNEL: dict[str, tuple[str, str, str, str, bool]] = {
 }
 # Where distributions put the modules that are not in the first package of a kernel.
 _MODULES = {"fedora": "kernel-modules-extra"}
-_HEADERS = {"debian": "linux-headers-$(uname -r)", "fedora": "kernel-devel-$(uname -r)",
-            "suse": "kernel-default-devel", "arch": "linux-headers", "alpine": "linux-lts-dev",
-            "": "the headers of this kernel"}
+# What eBPF needs: package by family, "" for all others. bcc is for the system's Python; ours
+# finds it there.
 _BCC = {"debian": "python3-bpfcc", "fedora": "python3-bcc", "suse": "python3-bcc",
         "arch": "python-bcc", "alpine": "py3-bcc", "": "bcc"}
+_BCC_WHOLE = {"debian": "--reinstall python3-bpfcc libbpfcc", "fedora": "bcc python3-bcc",
+              "suse": "libbcc0 python3-bcc", "arch": "bcc python-bcc", "alpine": "bcc py3-bcc",
+              "": "bcc"}
+_LIBBPF = {"debian": "libbpf1", "suse": "libbpf1", "": "libbpf"}
+_HEADERS = {"fedora": "kernel-devel-$(uname -r)", "suse": "kernel-default-devel",
+            "arch": "linux-headers", "alpine": "linux-lts-dev", "": "the headers of this kernel"}
+# Debian's own name for an architecture, where it is not uname's.
+_DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64el"}
+# Bits; linux/capability.h. One has all the rest of these.
+_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_NET_ADMIN": 12}
+_SYS_ADMIN, _OF_SYS_ADMIN = 21, ("CAP_BPF", "CAP_PERFMON")
+_NO_EBPF = "no lab test --ebpf and no lab watch; everything else works"
 # Sysctl -> (least value, what less costs).
 _SYSCTLS = {
     "net.core.netdev_max_backlog": (
@@ -105,7 +118,7 @@ class Check:
 def examine(facts: Facts) -> list[Check]:
     """All checks, in the order in which they are shown."""
     return [*_python(facts), *_privilege(facts), *_kernel(facts), *_settings(facts),
-            *_resources(facts), *_programs(facts), *_tracing(facts), *_labs(facts)]
+            *_resources(facts), *_programs(facts), *_ebpf(facts), *_labs(facts)]
 
 
 def works(checks: list[Check]) -> bool:
@@ -117,6 +130,16 @@ def install(facts: Facts, packages: Mapping[str, str]) -> str:
     """The command that installs what is called so in each family ("": in all others)."""
     package = packages.get(facts.family, packages.get("", ""))
     return f"{_INSTALL.get(facts.family, 'install')} {package}"
+
+
+def any_headers(distribution: Mapping[str, str], machine: str) -> str:
+    """The package of Debian or its like that brings the headers of its newest kernel.
+
+    distribution: os-release(5). machine: uname's name of it.
+    """
+    like = f"{distribution.get('ID', '')} {distribution.get('ID_LIKE', '')}"
+    some = "generic" if "ubuntu" in like else _DEBIAN_ARCH.get(machine, machine)
+    return f"linux-headers-{some}"
 
 
 def _python(facts: Facts) -> Iterator[Check]:
@@ -244,26 +267,75 @@ def _programs(facts: Facts) -> Iterator[Check]:
         yield Check("programs", name, State.MISSING, "not found", f"no {use}", mend)
 
 
-def _tracing(facts: Facts) -> Iterator[Check]:
-    without = "no eBPF counters and no tracing; everything else works"
-    if facts.tracing == "none":
-        yield Check("eBPF", "tracepoints", State.MISSING, "the kernel has no tracefs", without,
-                    _REBUILD.format(option="CONFIG_TRACEFS"))
-    elif facts.tracing == "unmounted":
-        yield Check("eBPF", "tracepoints", State.WARNING, "tracefs is not mounted, or not for us",
-                    without, "sudo mount -t tracefs nodev /sys/kernel/tracing")
+def _ebpf(facts: Facts) -> Iterator[Check]:
+    yield _capable(facts)
+    clsact = facts.features.found.get("clsact", Found(False, "not tried: no network namespace"))
+    rows = (
+        ("bcc", facts.ebpf["bcc"], _bcc_mend(facts)),
+        ("kernel headers", facts.ebpf["headers"], _headers_mend(facts)),
+        ("BTF", Found(facts.btf, "the kernel describes its types" if facts.btf
+                      else "the kernel does not describe its types"),
+         _REBUILD.format(option="CONFIG_DEBUG_INFO_BTF")),
+        ("libbpf", facts.ebpf["libbpf"], install(facts, _LIBBPF)),
+        ("tc clsact", replace(clsact, said="works") if clsact.ok else clsact,
+         "modprobe -a sch_ingress cls_bpf, or "
+         + _REBUILD.format(option="CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF")),
+        ("programs", facts.ebpf["program"], _program_mend(facts, "CONFIG_BPF_SYSCALL")),
+        ("tracepoints", facts.ebpf["tracepoint"], _program_mend(facts, "CONFIG_BPF_EVENTS")))
+    for name, found, mend in rows:
+        if found.ok:
+            yield Check("eBPF", name, State.OK, found.said)
+        else:
+            yield Check("eBPF", name, State.MISSING, found.said, _NO_EBPF, mend)
+    reasons = facts.ebpf["reasons"]
+    if not facts.btf or not facts.ebpf["libbpf"].ok:
+        return
+    if reasons.ok:
+        yield Check("eBPF", "drop reasons", State.OK, reasons.said)
     else:
-        yield Check("eBPF", "tracepoints", State.OK, "tracefs is mounted")
-    if facts.bcc:
-        yield Check("eBPF", "bcc", State.OK, "there")
-    else:
-        yield Check("eBPF", "bcc", State.MISSING, "not found (PyPI's bcc is something else)",
-                    without, install(facts, _BCC))
-    if facts.headers:
-        yield Check("eBPF", "kernel headers", State.OK, f"/lib/modules/{facts.kernel}/build")
-    else:
-        yield Check("eBPF", "kernel headers", State.MISSING,
-                    f"no /lib/modules/{facts.kernel}/build", without, install(facts, _HEADERS))
+        yield Check("eBPF", "drop reasons", State.WARNING, reasons.said,
+                    "losses are counted between places, but not where and why inside one",
+                    "boot Linux 5.17 or later")
+
+
+def _capable(facts: Facts) -> Check:
+    if facts.own_users:
+        return Check("eBPF", "privilege", State.MISSING,
+                     "in a user namespace, where programs cannot be loaded", _NO_EBPF,
+                     "run outside of it with sudo")
+    lacks = [name for name, bit in _CAPABILITIES.items() if not facts.capabilities >> bit & 1
+             and not (name in _OF_SYS_ADMIN and facts.capabilities >> _SYS_ADMIN & 1)]
+    if lacks:
+        return Check("eBPF", "privilege", State.MISSING, f"without {', '.join(lacks)}", _NO_EBPF,
+                     "sudo lab doctor")
+    return Check("eBPF", "privilege", State.OK, ", ".join(_CAPABILITIES))
+
+
+def _bcc_mend(facts: Facts) -> str:
+    missing = facts.ebpf["bcc"].said.startswith(NO_BCC)
+    return install(facts, _BCC if missing else _BCC_WHOLE)
+
+
+def _headers_mend(facts: Facts) -> str:
+    if facts.family != "debian":
+        return install(facts, _HEADERS)
+    # A mirror has the headers of its newest kernels only, and a kernel of one's own has none:
+    # any will do.
+    some = any_headers(facts.distribution, facts.machine)
+    return f"apt install linux-headers-$(uname -r) || apt install {some}"
+
+
+def _program_mend(facts: Facts, option: str) -> str:
+    said = facts.ebpf["program"].said + facts.ebpf["tracepoint"].said
+    if _capable(facts).state is not State.OK:
+        return "sudo lab doctor"
+    if "not tried" in said:
+        return "first mend what is missing above"
+    if "permitted" in said or "denied" in said:
+        return "let this container load programs, or boot without kernel lockdown"
+    if "compile" in said:
+        return _headers_mend(facts)
+    return _REBUILD.format(option=option)
 
 
 def _labs(facts: Facts) -> Iterator[Check]:

@@ -5,7 +5,6 @@ Looking changes nothing, and nothing that is not there is an error.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
@@ -15,14 +14,14 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-from netlab import features
-from netlab.features import Features
+from netlab import ebpf_trial, features
+from netlab.features import Features, Found
 
 LEAST_PYTHON = (3, 10)
 _TIMEOUT_S = 5.0
+_EFFECTIVE = re.compile(r"^CapEff:\s*([0-9a-f]+)$", re.MULTILINE)
 _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 _FAMILIES = {"debian": ("debian", "ubuntu"), "fedora": ("fedora", "rhel", "centos"),
              "suse": ("suse", "opensuse"), "arch": ("arch",), "alpine": ("alpine",)}
@@ -40,8 +39,9 @@ SYSCTLS = ("kernel.unprivileged_userns_clone", "user.max_user_namespaces",
 class Facts:
     """A machine as it was seen. sysctls, programs: None where there is none; a program's
     version may be "". features: of this user; rootless: of one who is not root. nofile: soft and
-    hard limit. tracing: "mounted", "unmounted" or "none". left_behind: labs; None where they may
-    not be looked at."""
+    hard limit. capabilities: those in effect, a bit each (linux/capability.h); own_users: in a
+    user namespace. btf: the kernel describes its types. ebpf: by step of `ebpf_trial`.
+    left_behind: labs; None where they may not be looked at."""
 
     python: tuple[int, int, int]
     distribution: Mapping[str, str]
@@ -56,9 +56,11 @@ class Facts:
     cpus: int
     governor: str | None
     clocksource: str
-    tracing: str
-    bcc: bool
-    headers: bool
+    machine: str
+    capabilities: int
+    own_users: bool
+    btf: bool
+    ebpf: Mapping[str, Found]
     left_behind: tuple[str, ...] | None
 
     @property
@@ -73,20 +75,20 @@ def gather() -> Facts:
     """Look at the machine. Never raises for what is not there."""
     import psutil
 
-    found = features.probe()
-    return Facts(
-        python=sys.version_info[:3], distribution=_os_release(), kernel=platform.release(),
-        root=os.geteuid() == 0, features=found, rootless=features.probe(ordinary=True),
-        sysctls={name: _text(Path("/proc/sys", *name.split("."))) for name in SYSCTLS},
-        programs=_programs(), nofile=resource.getrlimit(resource.RLIMIT_NOFILE),
-        memory_bytes=psutil.virtual_memory().available,
-        cpus=len(os.sched_getaffinity(0)),
-        governor=_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        clocksource=_text(Path(
-            "/sys/devices/system/clocksource/clocksource0/current_clocksource")) or "",
-        tracing=_tracing(), bcc=find_spec("bcc") is not None or _system_bcc(),
-        headers=Path("/lib/modules", platform.release(), "build").is_dir(),
-        left_behind=_left_behind())
+    with ebpf_trial.under_way() as ebpf:
+        found = features.probe()
+        return Facts(
+            python=sys.version_info[:3], distribution=_os_release(), kernel=platform.release(),
+            root=os.geteuid() == 0, features=found, rootless=features.probe(ordinary=True),
+            sysctls={name: _text(Path("/proc/sys", *name.split("."))) for name in SYSCTLS},
+            programs=_programs(), nofile=resource.getrlimit(resource.RLIMIT_NOFILE),
+            memory_bytes=psutil.virtual_memory().available,
+            cpus=len(os.sched_getaffinity(0)),
+            governor=_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+            clocksource=_text(Path(
+                "/sys/devices/system/clocksource/clocksource0/current_clocksource")) or "",
+            machine=platform.machine(), capabilities=_capabilities(), own_users=_own_users(),
+            btf=ebpf_trial.VMLINUX.exists(), left_behind=_left_behind(), ebpf=ebpf())
 
 
 def _text(path: Path) -> str | None:
@@ -103,20 +105,15 @@ def _os_release() -> dict[str, str]:
         return {}
 
 
-def _tracing() -> str:
-    for place in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"):
-        with contextlib.suppress(OSError):
-            if Path(place, "events").is_dir():
-                return "mounted"
-    return "unmounted" if "tracefs" in (_text(Path("/proc/filesystems")) or "").split() else "none"
+def _capabilities() -> int:
+    match = _EFFECTIVE.search(_text(Path("/proc/self/status")) or "")
+    return int(match[1], 16) if match else 0
 
 
-def _system_bcc() -> bool:
-    """Whether the distribution's own Python has bcc: an environment of ours does not see it."""
-    places = ("/usr/lib/python3/dist-packages/bcc", *(
-        f"/usr/lib{bits}/python3.{minor}/site-packages/bcc" for bits in ("", "64")
-        for minor in range(LEAST_PYTHON[1], 20)))
-    return any(Path(place).is_dir() for place in places)
+def _own_users() -> bool:
+    # In the first user namespace everybody is who he is.
+    told = _text(Path("/proc/self/uid_map"))
+    return told is not None and told.split() != ["0", "0", "4294967295"]
 
 
 def _programs() -> dict[str, str | None]:

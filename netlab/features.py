@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
-import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -19,7 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from netlab import syscalls
+from netlab import apart, syscalls
+from netlab.apart import Tell
 from netlab.impairment import loss
 from netlab.qdisc import Netem, Tbf
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
 _TIMEOUT_S = 30.0
 _NOBODY = 65534
+# linux/pkt_sched.h: TC_H_CLSACT with TC_H_MIN_INGRESS; no descriptor of anything
+_ARRIVING, _NO_PROGRAM = 0xFFFFFFF2, 0xFFFFFFFF
 # packet(7), linux/if_packet.h
 _SOL_PACKET, _RX_RING, _VERSION, _TPACKET_V2 = 263, 5, 10, 1
 
@@ -90,6 +91,17 @@ def _xdp(tc: Tc) -> None:
     loss.put(tc, tc.devices()["trial0"], 1.0)
 
 
+def _clsact(tc: Tc) -> None:
+    tc.ip.tc("add", kind="clsact", index=_index(tc))
+    try:
+        tc.ip.tc("add-filter", kind="bpf", index=_index(tc), parent=_ARRIVING, fd=_NO_PROGRAM,
+                 name="trial", direct_action=True)
+    except OSError as error:
+        # Whether there is a program is looked at last, by a classifier that is there.
+        if error.errno != errno.EBADF:
+            raise
+
+
 def _packet_ring(tc: Tc) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as ring:
         ring.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
@@ -110,7 +122,8 @@ def _nf_tables(_: Tc) -> None:
 # In this order: what comes later is tried on the veth.
 TRIALS: dict[str, Callable[[Tc], None]] = {
     "veth": _veth, "bridge": _bridge, "packet_ring": _packet_ring, "vlan": _vlan,
-    "macvlan": _macvlan, "tbf": _tbf, "netem": _netem, "nf_tables": _nf_tables, "xdp": _xdp}
+    "macvlan": _macvlan, "tbf": _tbf, "netem": _netem, "nf_tables": _nf_tables, "xdp": _xdp,
+    "clsact": _clsact}
 
 
 def _try_all(*, ordinary: bool) -> Features:
@@ -151,27 +164,16 @@ def probe(*, ordinary: bool = False) -> Features:
 
     import netlab.tc  # noqa: F401
 
-    # Forked and nothing else: where a user namespace may be taken there is one thread, and what
-    # an ordinary user could execute does not matter.
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
+    def work(tell: Tell) -> None:
         try:
-            os.write(writer, _told(_try_all(ordinary=ordinary)))
+            tell(_told(_try_all(ordinary=ordinary)))
         except BaseException as error:
-            os.write(writer, _told(_failed(f"{type(error).__name__}: {error}")))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    try:
-        answer = _read(reader)
-        if answer is None:
-            os.kill(child, signal.SIGKILL)
-    finally:
-        os.close(reader)
-        os.waitpid(child, 0)
-    if not answer:
-        return _failed("no answer")
+            tell(_told(_failed(f"{type(error).__name__}: {error}")))
+
+    with apart.start(work) as child:
+        answer, ended = child.answer(_TIMEOUT_S)
+    if ended or not answer:
+        return _failed(ended or apart.NO_ANSWER)
     document = json.loads(answer)
     return Features({name: Found(**each) for name, each in document["found"].items()},
                     document["rootless"])
@@ -185,16 +187,3 @@ def _told(features: Features) -> bytes:
     return json.dumps({"rootless": features.rootless,
                        "found": {name: {"ok": each.ok, "said": each.said}
                                  for name, each in features.found.items()}}).encode()
-
-
-def _read(reader: int) -> bytes | None:
-    """All that is written until the other end is closed; None when that takes too long."""
-    answer = b""
-    while True:
-        readable, _, _ = select.select([reader], [], [], _TIMEOUT_S)
-        if not readable:
-            return None
-        more = os.read(reader, 1 << 16)
-        if not more:
-            return answer
-        answer += more

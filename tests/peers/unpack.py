@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,17 +99,22 @@ class Program:
         return ["env", *settings, *self.command, *arguments]
 
 
+def release() -> dict[str, str]:
+    """What the distribution says of itself (os-release(5)); empty where it does not."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
 def cache_folder() -> Path:
     """Where the trees are kept: $DHCP_NETLAB_PEERS, else under this user's own home.
 
     The home is the passwd entry's, not $HOME: under sudo that may be another user's, and
     these programs run as root.
     """
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    named = f"{release.get('ID', 'linux')}-{release.get('VERSION_ID', 'rolling')}"
+    distribution = release()
+    named = f"{distribution.get('ID', 'linux')}-{distribution.get('VERSION_ID', 'rolling')}"
     if place := os.environ.get(CACHE_ENV):
         return Path(place).absolute() / named
     home = pwd.getpwuid(os.geteuid()).pw_dir
@@ -223,15 +228,24 @@ def _unpack(folder: Path, package: str) -> None:
 _refused: dict[tuple[Path, str], PeersUnavailable] = {}
 
 
-def ensure(*packages: str) -> Path:
+def _always(_: Path) -> bool:
+    return True
+
+
+def ensure(*packages: str, whole: Callable[[Path], bool] = _always) -> Path:
     """Have every package of `packages` unpacked; returns the folder with one tree for each.
 
-    Milliseconds when they are there. A failure is remembered for this process, so that a
-    machine without network is slow once and not once a test. Raises PeersUnavailable.
+    Milliseconds when they are there. A tree has only what the host lacked when it was made: one
+    that is not `whole` any more is made again. A failure is remembered for this process, so that
+    a machine without network is slow once and not once a test. Raises PeersUnavailable.
     """
     folder = cache_folder()
     trees = folder / "trees"
-    missing = [p for p in packages if _versions(trees / p) is None]
+
+    def is_there(package: str) -> bool:
+        return _versions(trees / package) is not None and whole(trees / package)
+
+    missing = [package for package in packages if not is_there(package)]
     if not missing:
         return trees
     for tool in ("apt-get", "dpkg-deb"):
@@ -245,8 +259,10 @@ def ensure(*packages: str) -> Path:
             if folder.stat().st_uid != os.geteuid():
                 raise PeersUnavailable(f"{folder} belongs to another user: set {CACHE_ENV}")
             with _locked(folder):
-                if _versions(trees / package) is None:
+                if not is_there(package):
                     _unpack(folder, package)
+                    if not is_there(package):
+                        raise PeersUnavailable(f"package {package} does not bring all it needs")
         except PeersUnavailable as refused:
             _refused[(folder, package)] = refused
             raise
@@ -255,7 +271,7 @@ def ensure(*packages: str) -> Path:
     return trees
 
 
-def _library_path(tree: Path) -> str:
+def library_path(tree: Path) -> str:
     """Every folder of `tree` that holds shared libraries, in the loader's order."""
     roots = [tree / "usr/lib", tree / "lib"]
     # systemd keeps a library of its own one folder deeper.
@@ -286,7 +302,7 @@ def program(name: str) -> Program:
     if path is None:
         raise PeersUnavailable(f"package {package} {versions.get(package)} has no {wanted}")
     command = (path, name) if name in APPLETS else (path,)
-    libraries = _library_path(tree)
+    libraries = library_path(tree)
     env = {"LD_LIBRARY_PATH": libraries} if libraries else {}
     return Program(name, command, env, tree, versions[package])
 
