@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench import durable, living, loads, relay, topologies
+from bench import durable, kernel, living, loads, relay, topologies
 from bench.figures import Figure, save, show
 from tests.peers.net import Net
 
@@ -141,7 +141,7 @@ BENCHMARKS: dict[str, Callable[[int, int], list[Figure]]] = {
     "kea": kea, "durable": durable.durable, "many_leases": durable.many_leases,
     "memory": memory, "many_clients": living.many_clients, "rate_error": living.rate_error,
     "living": living.living, "relay_vs_dhcrelay": relay.relay_vs_dhcrelay,
-    "lab_vs_ip": topologies.lab_vs_ip}
+    "lab_vs_ip": topologies.lab_vs_ip, "ebpf_overhead": kernel.ebpf_overhead}
 
 
 @click.command()

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from fastpath.cli import Group, run
+from fastpath.vm import carried
 
 # Command -> (module under netlab.commands, what it does). The module has it under its name.
 COMMANDS = {
@@ -27,6 +28,7 @@ COMMANDS = {
     "logs": ("look", "Show what the programs of a lab said."),
     "capture": ("capture", "Write the frames of links to a pcapng file."),
     "graph": ("graph", "Draw a topology: terminal, Mermaid, DOT, SVG."),
+    "watch": ("watch", "Show live what passes every place of a lab."),
     "impair": ("impair", "Lose, delay, double or slow down frames of a link."),
     "attach": ("attach", "Move a physical interface into a node, for a real network."),
     "detach": ("attach", "Give it back."),
@@ -91,6 +93,7 @@ def lab(ctx: click.Context, rootless: bool | None) -> None:
 
 def main() -> NoReturn:
     """The console script `lab`."""
+    carried("lab")
     run(lab, "lab")
 
 

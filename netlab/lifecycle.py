@@ -170,6 +170,22 @@ def left_behind(lab: str) -> bool:
     return journal is None or journal.left_behind
 
 
+def take_filters(lab: str) -> int:
+    """Take off the counters that dead processes left on a lab that stands; how many filters.
+
+    Those of the living stay, and so does what others put there. SystemRefused.
+    """
+    # Here: most labs have none, and who has no lab needs neither.
+    from ebpf.probe import take_all
+
+    names = [entry.name for entry in stamped_entries(lab) if entry.inode is not None]
+    try:
+        return take_all(names, abandoned=True)
+    except OSError as error:
+        raise SystemRefused(f"cannot take the counters off lab {lab!r}: {error.strerror}",
+                            f"lab teardown --name {lab} removes all of it") from error
+
+
 def _is_marked(resident: Resident, lab: str) -> bool:
     owner = state.stamped(processes.environment(resident.process.pid).get(state.NODE_ENV, ""))
     return owner is not None and owner[0] == lab

@@ -24,6 +24,8 @@ from netlab.attach import attached_for, await_carrier
 from netlab.cast import Cast, Choices, Company, Part, cast
 from netlab.impairment.inforce import InForce
 from netlab.outcome import Counters, Side
+from netlab.path import report
+from netlab.path.measure import PathCounters
 from netlab.programs import Place, Program, Usage
 from netlab.state import Journal, Phase, Started
 from netlab.topology import Role, Topology
@@ -45,7 +47,8 @@ class Order:
 
     quiet: the tester's report goes to its log; for tests of which many make one table.
     logs: a directory to copy to what the programs read and said. attach: an interface of the
-    machine that clients speak through, lent to their node for the time of the test.
+    machine that clients speak through, lent to their node for the time of the test. ebpf: count
+    messages at every place of the lab, and time one exchange in ebpf_sample.
     """
 
     topology: Topology
@@ -58,6 +61,8 @@ class Order:
     quiet: bool = False
     attach: str = ""
     attach_mode: str = "move"
+    ebpf: bool = False
+    ebpf_sample: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,11 @@ def run(order: Order, say: Say) -> Done:
                     node = order.topology.with_role(Role.CLIENT)[0].name
                     wish = Wish(node, order.attach, ATTACHED, order.attach_mode)
                     made = stack.enter_context(attached_for(journal, wish, say))
+                    if order.attach_mode == "macvlan" and not any(
+                            "broadcast-flag" in word for word in order.tester_options):
+                        say("a macvlan hears nothing that is sent to other addresses than its "
+                            "own, as the clients' are; if nothing is answered: -- "
+                            "--broadcast-flag")
                     if not await_carrier(journal, made, _CARRIER_TIMEOUT_S):
                         say(f"{order.attach} has no carrier: is the cable in?")
                 return _Test(order, journal, players, executable, links).run()
@@ -148,6 +158,7 @@ class _Test:
         self.rows = order.clients_csv or self.directory / "clients.csv"
         self.running: list[tuple[Company, Program]] = []
         self.lost: list[dict[str, Any]] = []
+        self.path: PathCounters | None = None
 
     def run(self) -> Done:
         self.journal = state.move(self.journal, Phase.TESTING)
@@ -159,8 +170,13 @@ class _Test:
             self._start_parts(stack)
             for company, program in self.running:
                 program.await_ready(_ready(company.first, program))
+            if self.order.ebpf:
+                self.path = stack.enter_context(
+                    PathCounters(self.journal, self.order.ebpf_sample))
             before, used = Counters.now(self.journal), self._measured()
             code = self._run_tester()
+            if self.path:
+                self.path.read()
             after, now = Counters.now(self.journal), self._measured()
             self.lost = self.links.lost()
             for company, program in self.running:
@@ -231,6 +247,8 @@ class _Test:
         lab = outcome.lab_object(self.journal, before, after, servers, relays, leases)
         lab["impaired"] = self.lost
         outcome.complete(document, lab, servers)
+        if self.path:
+            self.path.complete(document)
         verdict = ""
         if document["verdict"] == PASS and not verify.sound(leases):
             document["verdict"] = verdict = INCOMPLETE
@@ -239,6 +257,9 @@ class _Test:
             write_json(self.order.json_file, document)
         if not self.order.quiet:
             print("\n".join(("", *outcome.lines(lab, self.order.json_file, verdict))))
+            if self.path:
+                print("\n".join(("", *report.lines(document["path"], document["latency_parts"],
+                                                   self.path.why))))
         return Done(code, document)
 
     def _leases(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -297,8 +318,10 @@ class _Test:
             expected = [word for node in topology.with_role(Role.SERVER)
                         for link in topology.links_of(node.name) if link.address
                         for word in ("--expect-server", str(link.address.ip))]
+        # Else what leaves by an interface of the machine would not pass the counters there.
+        queued = ["--qdisc"] * (self.order.ebpf and bool(self.order.attach))
         return [str(self.tester), "--interface", ",".join(name for name, _ in self._interfaces()),
-                "--json", str(self.result), "--clients-csv", str(self.rows), *expected,
+                *queued, "--json", str(self.result), "--clients-csv", str(self.rows), *expected,
                 *topology.load, *options]
 
 

@@ -40,6 +40,8 @@ def setup(choice: Choice, name: str) -> None:
     steps = plan.make(wanted, name)
     with signals.handled(signals.leave), state.locked(name, "lab setup"):
         journal, built = lifecycle.ensure_up(steps, say)
+        if not built:
+            _tell_taken(name, lifecycle.take_filters(name))
     nodes = _listed([node.name for node in journal.topology.nodes])
     if built:
         done = f"built in {time.monotonic() - began:.2f} s"
@@ -82,6 +84,7 @@ def gc() -> None:
                     collected = True
                     click.echo(line)
                 if not lifecycle.left_behind(each):
+                    collected |= _tell_taken(each, lifecycle.take_filters(each))
                     continue
                 removed = lifecycle.remove(each)
         except SystemRefused as busy:
@@ -138,6 +141,13 @@ def exec_(ctx: click.Context, node: str, words: tuple[str, ...], name: str) -> N
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{len(names):,} nodes"
+
+
+def _tell_taken(name: str, filters: int) -> bool:
+    """Say, if there were any, that filters were taken off; whether there were."""
+    if filters:
+        click.echo(f"{name}: removed counters that a dead process left ({filters:,} filters)")
+    return bool(filters)
 
 
 def _tell_removed(name: str, removed: Removed) -> None:

@@ -22,6 +22,21 @@ def _whole_seconds(ctx: click.Context, param: click.Parameter, value: float) -> 
     return round(value)
 
 
+def _sample(*options: tuple[str, ...]) -> int:
+    """Of how many exchanges one is to be timed, by what the tester is told of clients."""
+    from netlab.path.places import sample_for
+
+    clients = 1000  # dhcp-tester's own
+    words = [word for part in options for word in part]
+    for i, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name.lstrip("-") in ("clients", "n"):
+            value = value or (words[i + 1] if i + 1 < len(words) else "")
+            if value.replace("_", "").isdigit():
+                clients = int(value)
+    return sample_for(clients)
+
+
 def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which relay stands where the topology names none."""
     for decorate in reversed((
@@ -55,11 +70,18 @@ def program_options(command: Callable[..., Any]) -> Callable[..., Any]:
               "--server external.")
 @click.option("--attach-mode", type=click.Choice(["move", "macvlan"]), default="move",
               show_default=True, help="The interface itself, or a second one on its wire.")
+@click.option("--ebpf", is_flag=True,
+              help="Count messages at every place of the lab, time them there, and say where and "
+              "why any were lost.")
+@click.option("--ebpf-sample", type=click.IntRange(1, 1 << 16), metavar="N",
+              help="With --ebpf, time one exchange in N, a power of two [default: so that some "
+              "4,000 are].")
 @click.pass_context
 def test(ctx: click.Context, choice: Choice, name: str, server: str,
          server_options: tuple[str, ...], relay: str, relay_options: tuple[str, ...],
          lease_time: int, logs: Path | None, json_file: Path | None,
-         clients_csv: Path | None, attach: str, attach_mode: str) -> int:
+         clients_csv: Path | None, attach: str, attach_mode: str, ebpf: bool,
+         ebpf_sample: int | None) -> int:
     """Run server, relays and tester in the lab and report.
 
     TOPOLOGY: direct, relay, star, rogue, redundant or a YAML file. Options after -- go to
@@ -67,6 +89,11 @@ def test(ctx: click.Context, choice: Choice, name: str, server: str,
     set up for the test and torn down at its end. Exit codes are those of dhcp-tester. With
     --hops 1..8 one test for each, and one table.
     """
+    if ebpf_sample and ebpf_sample & (ebpf_sample - 1):
+        raise click.BadParameter(f"{ebpf_sample} is not a power of two", ctx,
+                                 param_hint="--ebpf-sample")
+    if ebpf_sample and not ebpf:
+        raise click.UsageError("--ebpf-sample says nothing without --ebpf", ctx)
     need_privilege()
     from netlab import series
     from netlab.run import Order, run
@@ -74,7 +101,8 @@ def test(ctx: click.Context, choice: Choice, name: str, server: str,
     choices = Choices(server, server_options, relay, relay_options, lease_time)
     topologies = choice.each()
     orders = [Order(topology, name, choices, ctx.meta["trailing"], json_file, clients_csv, logs,
-                    attach=attach, attach_mode=attach_mode)
+                    attach=attach, attach_mode=attach_mode, ebpf=ebpf,
+                    ebpf_sample=ebpf_sample or _sample(topology.load, ctx.meta["trailing"]))
               for topology in topologies]
     if len(orders) == 1:
         return run(orders[0], say).exit_code

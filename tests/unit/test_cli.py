@@ -249,7 +249,7 @@ WRONG: list[tuple[str, str]] = [
     ("-server 10.0.0.1 -relay 10.0.0.9 -server-mac zz", "--server-mac"),
     ("-vlan ''", "--vlan"), ("-vlan 4096", "--vlan"), ("-vlan 1.2.3.4", "--vlan"),
     ("-vlan-type 802.1x", "--vlan-type"), ("-answer-arp=2", "--answer-arp"),
-    ("-answer-ping=2", "--answer-ping"),
+    ("-answer-ping=2", "--answer-ping"), ("-qdisc=2", "--qdisc"),
     ("-clients 0", "--clients"), ("-clients 1.5", "--clients"), ("-clients x", "--clients"),
     ("-clients 40000000", "--clients"), ("-exchanges -1", "--exchanges"),
     ("-exchanges 1e3", "--exchanges"), ("-exchanges 0", "--exchanges"),

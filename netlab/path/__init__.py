@@ -1,0 +1,1 @@
+"""What happens to messages between client and server, place by place, seen from the kernel."""
