@@ -114,8 +114,22 @@ def _ours(queue: Queue | None) -> Queue | None:
 def _queue(tc: Tc, device: Device, setting: Setting) -> None:
     if setting.discipline:
         tc.replace(device.index, setting.discipline)
+        _check_seed(tc, device, setting)
     elif _ours(tc.queues().get(device.index)):
         tc.remove(device.index)
+
+
+def _check_seed(tc: Tc, device: Device, setting: Setting) -> None:
+    """SystemRefused, and the queue off again, where netem took no notice of its seed.
+
+    Attributes that a kernel does not know it leaves unread (sch_netem.c before 6.7).
+    """
+    seed = getattr(setting.discipline, "seed", None)
+    queue = tc.queues().get(device.index)
+    if seed is not None and getattr(queue and queue.discipline, "seed", None) != seed:
+        tc.remove(device.index)
+        raise SystemRefused(f"{shown(setting.sender)}: netem of this kernel has no seed",
+                            "boot Linux 6.7 or later, or leave --seed out")
 
 
 def _at(lab: str, end: End, work: Callable[[Tc, Device], None]) -> None:

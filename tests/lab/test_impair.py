@@ -7,6 +7,8 @@ it has to do to all of them: a number that is true for one kind only is a wrong 
 from __future__ import annotations
 
 import json
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +120,8 @@ needs_xdp = pytest.mark.skipif("xdp" not in probe().has and "netem" not in probe
                                reason="needs netem, or XDP programs")
 needs_rate = pytest.mark.skipif("tbf" not in probe().has and "netem" not in probe().has,
                                 reason="needs netem or tbf")
-without_netem = pytest.mark.skipif("netem" in probe().has, reason="this kernel has netem")
+# How late the kernel and the listener may be in all: emulated machines have slow timers.
+LATE_S = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +170,12 @@ def impair(labs: Machine, way: Way, *words: str, code: int | None = 0,
     """Impair what the sender of the way sends."""
     node, ifname = way[1]
     return labs.lab("impair", "set", f"{node}:{ifname}", *words, "--name", way[0], code=code)
+
+
+def netem_takes_no_seed() -> bool:
+    """Before Linux 6.7 (linux/pkt_sched.h)."""
+    major, minor = re.findall(r"\d+", platform.release())[:2]
+    return (int(major), int(minor)) < (6, 7)
 
 
 def shown(labs: Machine, way: Way) -> dict[str, Any]:
@@ -244,9 +253,11 @@ def test_rate(labs: Machine, way: str, kind: str) -> None:
     impair(labs, WAYS[way], "--rate", "2mbit", "--direction", "out")
     heard = traffic(labs, WAYS[way], kind)
     assert heard["ring"] == 300
-    # 342 octets a frame; those that fit the bucket of 1,600 pass at once.
-    should_s = (300 * heard["octets"] - 1600) * 8 / 2e6
-    assert heard["took_s"] == pytest.approx(should_s, rel=0.1)
+    # 342 octets a frame, from the first heard to the last. netem sends one after the other; those
+    # that fit tbf's bucket of 1,600 pass at once.
+    at_once = heard["octets"] if "netem" in probe().has else 1600
+    should_s = (300 * heard["octets"] - at_once) * 8 / 2e6
+    assert 0.9 * should_s < heard["took_s"] < 1.1 * should_s + LATE_S
     assert shown(labs, WAYS[way])["out"]["passed"] >= 300
 
 
@@ -272,7 +283,9 @@ def test_a_rate_set_while_a_program_is_sending(labs: Machine) -> None:
     assert sending.stderr.readline() == "ready\n"
     impair(labs, CABLE, "--rate", "1mbit", "--direction", "out")
     heard = json.loads(sending.communicate(timeout=60)[0])
-    assert heard["ring"] == 300
+    # While the kernel exchanges queues it throws away what is sent, uncounted (dev_deactivate,
+    # net/sched/sch_generic.c): on a slow machine that takes longer than one pause.
+    assert 297 <= heard["ring"] <= 300
     assert shown(labs, CABLE)["out"]["passed"] > 50
 
 
@@ -318,31 +331,51 @@ def test_a_link_with_another_xdp_program_is_left_alone(labs: Machine) -> None:
     labs.run([sys.executable, "-c", script, "50"])
     try:
         said = impair(labs, CABLE, "--loss", "1%", "--rate", "1mbit", code=None)
-        if "netem" not in probe().has:
+        if "netem" in probe().has:
+            # That needs no program of ours: the two stand side by side.
+            assert said.returncode == 0
+            assert [shown(labs, CABLE)[way]["by"] for way in ("out", "in")] == [["netem"]] * 2
+        else:
             assert said.returncode == 1
             assert "another XDP program is there" in said.stderr
-        # All or nothing.
-        assert shown(labs, CABLE)["in"] == {"by": []}
-        assert "none" in labs.lab("impair", "show", "server", "--name", "chain").stdout
+            # All or nothing.
+            assert shown(labs, CABLE)["in"] == {"by": []}
+            assert "none" in labs.lab("impair", "show", "server", "--name", "chain").stdout
+        labs.lab("impair", "reset", "--all", "--name", "chain")
+        # It still does what it did: five standard deviations of 50 %.
+        assert abs(traffic(labs, CABLE, "ring", 100)["ring"] - 50) < 25
     finally:
         labs.run([sys.executable, "-c", script, "0"])
 
 
-@without_netem
-@pytest.mark.parametrize(("words", "said"), [
-    (("--delay", "20ms"), "cannot delay frames: this kernel has no netem (CONFIG_NET_SCH_NETEM)"),
-    (("--delay", "20ms", "--jitter", "5ms"), "cannot delay frames"),
-    (("--duplicate", "1%"), "cannot double frames"),
-    (("--delay", "20ms", "--reorder", "2%"), "no netem (CONFIG_NET_SCH_NETEM)"),
-    (("--loss", "1%", "--duplicate", "1%"), "cannot double frames"),
-    (("--loss", "1%", "--seed", "3"), "--seed: this kernel has no netem"),
+@pytest.mark.parametrize(("words", "refused", "done"), [
+    (("--delay", "20ms"), "cannot delay frames: this kernel has no netem (CONFIG_NET_SCH_NETEM)",
+     {"delay": "20ms"}),
+    (("--delay", "20ms", "--jitter", "5ms"), "cannot delay frames",
+     {"delay": "20ms", "jitter": "5ms"}),
+    (("--duplicate", "1%"), "cannot double frames", {"duplicate": "1%"}),
+    (("--delay", "20ms", "--reorder", "2%"), "no netem (CONFIG_NET_SCH_NETEM)",
+     {"delay": "20ms", "reorder": "2%"}),
+    (("--loss", "1%", "--duplicate", "1%"), "cannot double frames",
+     {"loss": "1%", "duplicate": "1%"}),
+    (("--loss", "1%", "--seed", "3"), "--seed: this kernel has no netem", {"loss": "1%"}),
 ])
-def test_what_cannot_be_done_is_refused_and_nothing_is_done(
-        labs: Machine, words: tuple[str, ...], said: str) -> None:
-    refused = impair(labs, CABLE, *words, code=1)
-    assert said in refused.stderr
-    assert "lab doctor" in refused.stderr
-    assert shown(labs, CABLE)["out"] == {"by": []}
+def test_what_only_netem_can_do_is_done_by_it_or_refused_whole(
+        labs: Machine, words: tuple[str, ...], refused: str, done: dict[str, str]) -> None:
+    ended = impair(labs, CABLE, *words, code=None)
+    out = shown(labs, CABLE)["out"]
+    if "netem" not in probe().has:
+        assert ended.returncode == 1
+        assert refused in ended.stderr
+        assert "lab doctor" in ended.stderr
+    elif "--seed" in words and netem_takes_no_seed():
+        assert ended.returncode == 1
+        assert "netem of this kernel has no seed" in ended.stderr
+    else:
+        assert ended.returncode == 0, ended.stderr
+        assert {name: out[name] for name in ("by", *done)} == {"by": ["netem"], **done}
+        return
+    assert out == {"by": []}
 
 
 @pytest.mark.parametrize(("words", "said"), [
