@@ -26,6 +26,8 @@ _TRUE = {"1", "t", "true", "yes", "on"}
 _FALSE = {"0", "f", "false", "no", "off"}
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0,
             "d": 86400.0}
+# 128 and SIGPIPE, which Windows does not have.
+_BROKEN_PIPE = 141
 # In characters: of an error, of a length of time.
 _MOST_SAID, _MOST_DURATION = 600, 100
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
@@ -188,5 +190,5 @@ def run(command: click.Command, program: str) -> NoReturn:
     except BrokenPipeError:
         # Whoever read our output went away; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
+        code = _BROKEN_PIPE
     sys.exit(code if isinstance(code, int) else 0)

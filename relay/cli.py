@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from fastpath.cli import ADDRESS, Command, run
+from fastpath.vm import carried
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _LOADED = "relay.file"
@@ -150,6 +151,7 @@ def main_command(config: Path | None, **given: Any) -> int:
 
 
 def main() -> NoReturn:
+    carried("dhcp-relay")
     run(main_command, "dhcp-relay")
 
 

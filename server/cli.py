@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from fastpath.cli import ADDRESS, DURATION, Group, run
+from fastpath.vm import carried
 
 if TYPE_CHECKING:
     from server.model import Config
@@ -284,6 +285,7 @@ def _check(config: Config, running: dict[str, Any]) -> int:
 
 
 def main() -> NoReturn:
+    carried("dhcp-server")
     run(main_command, "dhcp-server")
 
 

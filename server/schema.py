@@ -134,7 +134,8 @@ _SERVER: Schema = {
 # The tester's half of the same file: its values are its own, its keys are looked at.
 CLIENT_KEYS = (
     "server", "server_ip", "server_port", "port", "local_address", "local_port", "interface",
-    "relay", "relay_block", "server_mac", "vlan", "vlan_type", "answer_arp", "answer_ping",
+    "relay", "relay_block", "server_mac", "vlan", "vlan_type", "qdisc", "answer_arp",
+    "answer_ping",
     "clients", "test_size", "mac_base", "mac_step", "mac_carry", "mac_list", "client_id",
     "hostname", "vendor_class", "user_class", "circuit_id", "remote_id", "request_options",
     "max_message_size", "option", "template", "raw_template", "malform", "rapid_commit",

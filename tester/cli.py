@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from fastpath.cli import Command, run
+from fastpath.vm import carried
 from tester.options import FILE, SECTIONS
 
 _FOUND = "tester.configfile"
@@ -115,6 +116,7 @@ main_command = click.version_option(package_name="dhcp-netlab", prog_name="dhcp-
 
 
 def main() -> NoReturn:
+    carried("dhcp-tester")
     run(main_command, "dhcp-tester")
 
 

@@ -108,6 +108,7 @@ class Where:
     tags: tuple[tuple[int, Template], ...] = ()
     answers_arp: bool = True
     answers_ping: bool = True
+    queued: bool = False
     interfaces: tuple[str, ...] = ()
 
     @property

@@ -151,6 +151,9 @@ SECTIONS: dict[str, tuple[click.Option, ...]] = {
                 help="VLAN tags, outermost first: 100, 100.200, {1+index%48}.7; up to three."),
         _option("--vlan-type", type=click.Choice(["802.1q", "802.1ad"]),
                 help="Of the outermost tag. [default: 802.1q; where stacked, 802.1ad]"),
+        _option("--qdisc", is_flag=True,
+                help="Send through the interface's queueing discipline (a rate, netem) and its tc "
+                     "programs, as on a veth anyway; slower."),
         _option("--answer-arp/--no-answer-arp", default=True,
                 help="Bound clients and relays answer ARP for their address. [default: on]"),
         _option("--answer-ping/--no-answer-ping", default=True,

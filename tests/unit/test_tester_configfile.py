@@ -43,7 +43,8 @@ TYPES: dict[str, Any] = {
     "--max-request-retries": click.IntRange(0, 100),
 }
 SWITCHES = ("retry", "broadcast-flag", "mac-carry", "answer-arp", "answer-ping", "rapid-commit",
-            "discover-only", "avalanche", "backoff", "poisson", "progress", "live", "verbose")
+            "discover-only", "avalanche", "backoff", "poisson", "progress", "live", "verbose",
+            "qdisc")
 MANY = ("relay", "option", "template", "raw-template", "malform", "expect", "expect-server")
 ONE = ("interface", "clients", "concurrency", "rate", "duration", "timeout",
        "max-discover-retries", "max-request-retries", "mac-base", "port", "seed", "ring-slots",
