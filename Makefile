@@ -11,10 +11,10 @@ PIP := --disable-pip-version-check --quiet --constraint constraints.txt
 CLIENTS ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help needs-root demo test bench lint constraints install uninstall clean
+.PHONY: help needs-root demo test vm-test bench lint constraints install uninstall clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian splits ensurepip off into python3-venv; where it is missing, pip itself fills the venv.
 $(READY): pyproject.toml constraints.txt
@@ -43,6 +43,9 @@ test: $(READY)  ## run all tests that this machine allows, and say what was left
 	@$(BIN)/python -m pytest -n auto $(COMPILED)
 	@$(BIN)/python -m pytest tests/faults tests/interop/test_peers_alone.py
 	@$(BIN)/python -m pytest -n 4 tests/lab tests/interop tests/wire --ignore tests/interop/test_peers_alone.py
+
+vm-test: needs-root  ## provision a Debian system as Vagrant does, boot it in qemu, test there
+	@$(PYTHON) -m vagrant.vm_test --install
 
 bench: needs-root $(READY)  ## measure side by side with perfdhcp and Kea; writes bench/latest.json
 	@$(BIN)/python -m bench

@@ -5,8 +5,9 @@ not there before. Processes are told apart by a token in their environment; name
 that may belong to another run at the same time are reported and do not fail this one.
 
 Markers: `root` skips unless root. `peers("kea-dhcp4", ...)` fetches those programs first and
-skips where they cannot be had; a PeersUnavailable raised later skips as well. With
-DHCP_NETLAB_REQUIRE="root,peers" (either or both) a test that would be skipped fails instead.
+skips where they cannot be had; a PeersUnavailable raised later skips as well. `bcc` does so for
+programs in the kernel, which have to be compiled and loaded, by root. With
+DHCP_NETLAB_REQUIRE="root,peers,bcc" (any of them) a test that would be skipped fails instead.
 """
 
 from __future__ import annotations
@@ -146,9 +147,35 @@ def _skips_without_peers() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if not item.get_closest_marker("bcc"):
+        return (yield)
+    # Not for everybody: it imports a good deal.
+    from tests.peers import bcc
+
+    with bcc.environment_kept():
+        return (yield)
+
+
+def _use_bcc() -> None:
+    from tests.peers import bcc
+
+    why = ""
+    try:
+        bcc.use()
+    except bcc.BccUnavailable as refused:
+        why = str(refused)
+    if why:
+        _leave_out("bcc", why)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    if item.get_closest_marker("root") and os.geteuid() != 0:
+    needs_root = item.get_closest_marker("root") or item.get_closest_marker("bcc")
+    if needs_root and os.geteuid() != 0:
         _leave_out("root", "needs root")
+    if item.get_closest_marker("bcc"):
+        _use_bcc()
     with _skips_without_peers():
         for marker in item.iter_markers("peers"):
             for name in marker.args:

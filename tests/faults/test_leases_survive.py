@@ -160,9 +160,12 @@ def test_every_ack_survives_kill_9_while_the_file_is_compacted(net: Net, tmp_pat
     kept = leases(net.server, file)
     hold_to(seen, kept)
     assert {address: kept[address]["chaddr"] for address in given} == given
+    beside.write_bytes(b"left over")
     with OurServer(net.server, arguments) as server:
-        assert not beside.exists()
+        # The file is long enough for another compaction: what lies there now may be its own.
+        assert not beside.exists() or beside.read_bytes()[:9] != b"left over"
         assert server.stop()["pool"]["bound"] >= len(given)
+    assert not beside.exists()
 
 
 def test_one_server_a_file(net: Net, tmp_path: Path) -> None:
