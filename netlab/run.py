@@ -24,8 +24,8 @@ from netlab.attach import attached_for, await_carrier
 from netlab.cast import Cast, Choices, Company, Part, cast
 from netlab.impairment.inforce import InForce
 from netlab.outcome import Counters, Side
-from netlab.path import report
-from netlab.path.measure import PathCounters
+from netlab.path import hearing, report
+from netlab.path.measure import Heard, PathCounters
 from netlab.programs import Place, Program, Usage
 from netlab.state import Journal, Phase, Started
 from netlab.topology import Role, Topology
@@ -159,6 +159,7 @@ class _Test:
         self.running: list[tuple[Company, Program]] = []
         self.lost: list[dict[str, Any]] = []
         self.path: PathCounters | None = None
+        self.heard = Heard()
 
     def run(self) -> Done:
         self.journal = state.move(self.journal, Phase.TESTING)
@@ -171,8 +172,9 @@ class _Test:
             for company, program in self.running:
                 program.await_ready(_ready(company.first, program))
             if self.order.ebpf:
+                self.heard = hearing.heard(self.running)
                 self.path = stack.enter_context(
-                    PathCounters(self.journal, self.order.ebpf_sample))
+                    PathCounters(self.journal, self.order.ebpf_sample, heard=self.heard))
             before, used = Counters.now(self.journal), self._measured()
             code = self._run_tester()
             if self.path:
@@ -248,7 +250,9 @@ class _Test:
         lab["impaired"] = self.lost
         outcome.complete(document, lab, servers)
         if self.path:
-            self.path.complete(document)
+            self.path.complete(document, hearing.counted(
+                sides, self.heard.by_frames, document,
+                [name for name, _ in self._interfaces()], self._node_of))
         verdict = ""
         if document["verdict"] == PASS and not verify.sound(leases):
             document["verdict"] = verdict = INCOMPLETE
@@ -258,8 +262,7 @@ class _Test:
         if not self.order.quiet:
             print("\n".join(("", *outcome.lines(lab, self.order.json_file, verdict))))
             if self.path:
-                print("\n".join(("", *report.lines(document["path"], document["latency_parts"],
-                                                   self.path.why))))
+                print("\n".join(("", *report.lines(document))))
         return Done(code, document)
 
     def _leases(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -310,6 +313,12 @@ class _Test:
         found = [(link.ifname, link.segment) for link in topology.links_of(first.name)]
         return found + [(f"{self.journal.namespace(node.name)}:{link.ifname}", link.segment)
                         for node in others for link in topology.links_of(node.name)]
+
+    def _node_of(self, interface: str) -> str:
+        """Whose interface it is that the tester calls so."""
+        namespace, separate, _ = interface.rpartition(":")
+        nodes = {self.journal.namespace(node.name): node.name for node in self._clients()}
+        return nodes[namespace] if separate else str(self._clients()[0].name)
 
     def _tester_command(self) -> list[str]:
         topology, options = self.journal.topology, self.order.tester_options

@@ -51,9 +51,12 @@ def watch(name: str, interval: float, count: int | None, sample: int, as_json: b
         if journal.phase is Phase.TESTING and not counters.by_links:
             say(f"{name}: a test is under way; counters that come and go may cost it a few "
                 "messages (not with Linux 6.6)")
+        if counters.losses_why:
+            say(f"{name}: losses inside nodes are not measured: {counters.losses_why}")
         if as_json:
+            why = {"losses_not_measured": counters.losses_why} if counters.losses_why else {}
             for _, path in _pictures(counters, interval, count):
-                click.echo(json.dumps({"name": name, "path": path}))
+                click.echo(json.dumps({"name": name, "path": path, **why}))
             return
         _live(name, counters, interval, count)
 

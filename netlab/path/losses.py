@@ -5,7 +5,7 @@ Sources: include/net/dropreason-core.h; drivers/net/veth.c, net/bridge/, net/cor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ebpf.probe import Drop
@@ -24,15 +24,26 @@ class Loss:
     messages: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a socket or ring had no room for, as it has counted itself. where: of `AT_SOCKETS`."""
+
+    node: str
+    where: str
+    count: int
+
+
+QUEUE, PACKETS, RING = AT_SOCKETS = ("socket receive queue", "packet socket", "packet ring")
 # By reason of the kernel.
 _REASONS = {
     "CPU_BACKLOG": ("softnet backlog", "backlog of a CPU full (net.core.netdev_max_backlog)"),
-    "SOCKET_RCVBUFF": ("socket receive queue", "receive queue full (SO_RCVBUF)"),
-    "PROTO_MEM": ("socket receive queue", "memory of all UDP sockets used up (net.ipv4.udp_mem)"),
-    "PACKET_SOCK_ERROR": ("packet socket", "receive queue or ring full"),
+    "SOCKET_RCVBUFF": (QUEUE, "receive queue full (SO_RCVBUF)"),
+    "PROTO_MEM": (QUEUE, "memory of all UDP sockets used up (net.ipv4.udp_mem)"),
+    "PACKET_SOCK_ERROR": (PACKETS, "receive queue or ring full"),
     "QDISC_DROP": ("qdisc", "queue full or over its rate"),
     "QDISC_OVERLIMIT": ("qdisc", "queue full"),
     "QDISC_CONGESTED": ("qdisc", "congested"),
+    "NO_SOCKET": ("ip stack", "nobody listens on that port"),
     "XDP": ("program", "dropped by an XDP program"),
     "TC_INGRESS": ("program", "dropped by tc where it arrives"),
     "TC_EGRESS": ("program", "dropped by tc where it departs"),
@@ -45,23 +56,68 @@ _REASONS = {
     "BRIDGE_INGRESS_STP_STATE": ("bridge", "port does not forward"),
 }
 # By the start of the function's name, where the reason says nothing.
-_FUNCTIONS = (("veth_", "veth"), ("br_", "bridge"), ("packet_", "packet socket"),
-              ("tpacket_", "packet ring"), ("udp_", "ip stack"), ("ip_", "ip stack"),
+_FUNCTIONS = (("veth_", "veth"), ("br_", "bridge"), ("packet_", PACKETS),
+              ("tpacket_", RING), ("udp_", "ip stack"), ("ip_", "ip stack"),
               ("__dev_", "veth"))
 # A broadcast that no UDP socket of a namespace wanted; its packet sockets have heard it.
 _UNHEARD = ("__udp4_lib_rcv", "__udp4_lib_mcast_deliver")
+# What is meant for servers. Answers that are broadcast reach other servers too, who want none.
+_TO_SERVERS = frozenset(("discover", "request", "decline", "release", "inform"))
 
 
-def named(drops: Iterable[Drop], nodes: Mapping[str, str]) -> list[Loss]:
-    """The losses among what the kernel threw away. nodes: by namespace."""
+def named(drops: Iterable[Drop], nodes: Mapping[str, str],
+          unread: Collection[str] = ()) -> list[Loss]:
+    """The losses among what the kernel threw away.
+
+    nodes: by namespace. unread: those where programs hear frames (dhcpd, dhcrelay, Kea, ours),
+    and what is queued at a UDP socket of theirs is a second copy that nobody reads.
+    """
     found: dict[tuple[str, str, str, str], dict[str, int]] = {}
     for drop in drops:
-        if drop.kind == "other" or (drop.reason == "NOT_SPECIFIED" and drop.symbol in _UNHEARD):
+        node = nodes[drop.namespace]
+        where, reason = _place(drop)
+        if _no_loss(drop) or (where == QUEUE and node in unread):
             continue
-        where, reason = _REASONS.get(drop.reason) or _by_function(drop)
-        messages = found.setdefault((nodes[drop.namespace], drop.ifname, where, reason), {})
+        messages = found.setdefault((node, drop.ifname, where, reason), {})
         messages[drop.kind] = messages.get(drop.kind, 0) + drop.count
     return [Loss(*key, sum(messages.values()), messages) for key, messages in found.items()]
+
+
+def at_sockets(drops: Iterable[Drop], nodes: Mapping[str, str],
+               counted: Iterable[Counted]) -> Iterator[Loss]:
+    """What sockets and rings have counted beyond what the kernel told of them.
+
+    It tells of a frame when the last who holds it lets go: one that a ring had no room for, and
+    another socket read, was lost for the ring without a word.
+    """
+    told: dict[tuple[str, str], int] = {}
+    for drop in drops:
+        # Whatever it was: the socket does not ask.
+        key = nodes[drop.namespace], _one_to_the_kernel(_place(drop)[0])
+        told[key] = told.get(key, 0) + drop.count
+    for each in counted:
+        key = each.node, _one_to_the_kernel(each.where)
+        already = min(told.get(key, 0), each.count)
+        told[key] = told.get(key, 0) - already
+        if each.count > already:
+            yield Loss(each.node, "", each.where, "full, as it has counted itself",
+                       each.count - already)
+
+
+def _one_to_the_kernel(where: str) -> str:
+    """A ring and a queue of AF_PACKET have the same reason."""
+    return PACKETS if where == RING else where
+
+
+def _no_loss(drop: Drop) -> bool:
+    if drop.reason == "NO_SOCKET":
+        return drop.kind not in _TO_SERVERS
+    return drop.kind == "other" or (drop.reason == "NOT_SPECIFIED" and drop.symbol in _UNHEARD)
+
+
+def _place(drop: Drop) -> tuple[str, str]:
+    """(where, reason)"""
+    return _REASONS.get(drop.reason) or _by_function(drop)
 
 
 def _by_function(drop: Drop) -> tuple[str, str]:

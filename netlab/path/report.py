@@ -12,11 +12,11 @@ _COLUMN = 11
 _MESSAGES = ("discover", "offer", "request", "ack")
 
 
-def lines(path: Sequence[Mapping[str, Any]] | None, parts: Mapping[str, Any],
-          why: str = "") -> Iterator[str]:
-    """path: None where it was not measured, and then `why`."""
+def lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """Of a result document as `PathCounters.complete` leaves it."""
+    path = document["path"]
     if path is None:
-        yield f"path       not measured: {why}"
+        yield f"{'path':{_COLUMN}}not measured: {document['path_not_measured']}"
         return
     width = min(40, max(len(entry["place"]) for entry in path))
     yield (f"{'path':{_COLUMN}}{'':{width}}  {'in':>11} {'out':>11} {'lost':>7}"
@@ -31,7 +31,9 @@ def lines(path: Sequence[Mapping[str, Any]] | None, parts: Mapping[str, Any],
     if len(path) > _MOST_PLACES:
         yield f"{'':{_COLUMN}}and {len(path) - _MOST_PLACES:,} more places"
     yield from _losses(path)
-    for leg, split in parts.items():
+    if why := document.get("losses_not_measured"):
+        yield f"{'lost':{_COLUMN}}not measured inside nodes: {why}"
+    for leg, split in document["latency_parts"].items():
         yield from _split(leg, split)
 
 

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from ebpf.probe import COUNTS, IN, KINDS, LINK, NODE, OUT, TIMES, Drop, End, Part, Reading
+from netlab.adapter import Report
+from netlab.outcome import Side
 from netlab.path import document, report
-from netlab.path.losses import named
+from netlab.path.hearing import counted
+from netlab.path.losses import PACKETS, QUEUE, RING, Counted, at_sockets, named
 from netlab.path.places import Layout, Link, Node, sample_for
+from netlab.programs import Usage
 
 DISCOVER, OFFER = KINDS.index("discover"), KINDS.index("offer")
 
@@ -93,13 +97,17 @@ def test_parts_add_up_and_are_held_against_the_client(client_us: float, agrees: 
     assert (leg["agrees"], leg["differs_percent"]) == (agrees, differs)
     assert {part["place"]: part["us"] for part in leg["parts"]} == {
         "client:eth0 - relay:eth0": 2, "relay": 20, "relay:eth1 - server:eth0": 2, "server": 100}
-    text = "\n".join(report.lines(_path(reading), split))
+    text = "\n".join(report.lines({"path": _path(reading), "latency_parts": split}))
     assert ("differs by" in text) is not agrees
 
 
 def test_what_was_not_measured_is_said_and_never_zero() -> None:
-    assert list(report.lines(None, {}, "bcc is not installed")) == [
+    assert list(report.lines({"path": None, "path_not_measured": "bcc is not installed"})) == [
         "path       not measured: bcc is not installed"]
+    reasonless = {"path": _path(_reading()), "latency_parts": {}}
+    assert "lost " not in "\n".join(list(report.lines(reasonless))[1:])
+    assert list(report.lines({**reasonless, "losses_not_measured": "Linux 5.16"}))[-1] == (
+        "lost       not measured inside nodes: Linux 5.16")
 
 
 def test_losses_have_a_place_a_reason_and_kinds() -> None:
@@ -114,9 +122,63 @@ def test_losses_have_a_place_a_reason_and_kinds() -> None:
         "count": 9, "messages": {"discover": 7, "request": 2}}]
     assert [(each["where"], each["count"]) for each in path[2]["losses"]] == [
         ("softnet backlog", 4), ("bridge", 1)]
-    text = "\n".join(report.lines(path, {}))
+    text = "\n".join(report.lines({"path": path, "latency_parts": {}}))
     assert "server: 9 in socket receive queue" in text
     assert "relay:eth0: 4 in softnet backlog" in text
+
+
+NODES = {"l-server": "server", "l-relay": "relay"}
+
+
+@pytest.mark.parametrize(("reason", "kind", "unread", "is_loss"), [
+    ("SOCKET_RCVBUFF", "discover", (), True),
+    ("SOCKET_RCVBUFF", "discover", ("relay",), True),
+    ("SOCKET_RCVBUFF", "discover", ("server",), False),  # the copy that nobody reads
+    ("PROTO_MEM", "request", ("server",), False),
+    ("PACKET_SOCK_ERROR", "request", ("server",), True),
+    ("NO_SOCKET", "discover", (), True),
+    ("NO_SOCKET", "offer", (), False),  # broadcast to clients, and servers hear it too
+    ("XDP", "other", (), False),
+])
+def test_what_is_a_loss(reason: str, kind: str, unread: tuple[str, ...], is_loss: bool) -> None:
+    drop = Drop("l-server", "", reason, "somewhere", kind, 3)
+    found = named([drop], NODES, unread)
+    assert [loss.count for loss in found] == [3] * is_loss
+    assert all(loss.where != "kernel" for loss in found)
+
+
+def test_sockets_count_what_the_kernel_did_not_tell() -> None:
+    drops = [Drop("l-server", "", "SOCKET_RCVBUFF", "f", "discover", 10),
+             Drop("l-server", "", "SOCKET_RCVBUFF", "f", "other", 5),
+             Drop("l-relay", "", "PACKET_SOCK_ERROR", "f", "discover", 4),
+             Drop("l-relay", "", "NOT_SPECIFIED", "tpacket_rcv", "offer", 1)]
+    own = [Counted("server", QUEUE, 15), Counted("server", RING, 2),
+           Counted("relay", PACKETS, 3), Counted("relay", RING, 9)]
+    more = {(loss.node, loss.where): loss.count for loss in at_sockets(drops, NODES, own)}
+    # All that were counted, each once; but five were not DHCP.
+    assert more == {("server", RING): 2, ("relay", RING): 7}
+    told = sum(loss.count for loss in named(drops, NODES)) + sum(more.values())
+    assert told == sum(each.count for each in own) - 5
+
+
+def test_each_program_counts_where_it_hears() -> None:
+    def side(node: str, ring: int | None, queue: int | None) -> Side:
+        return Side(node, "x", Usage(0, 0), Report(ring_drops=ring), queue)
+
+    document = {"losses": {"rx_ring": 0}, "interfaces": [
+        {"interface": "eth0", "rx_ring": 3}, {"interface": "eth1", "rx_ring": 4},
+        {"interface": "l-b:eth0", "rx_ring": 5}, {"interface": "l-c:eth0", "rx_ring": 0}]}
+    sides = [side("ours", 7, 0), side("kea", None, 8), side("dnsmasq", None, 9),
+             side("gone", None, None)]
+    assert list(counted(sides, ("ours", "kea"), document, ["eth0"], _node_of)) == [
+        Counted("ours", RING, 7), Counted("kea", PACKETS, 8), Counted("dnsmasq", QUEUE, 9),
+        Counted("a", RING, 7), Counted("b", RING, 5)]
+    assert list(counted([], (), {"losses": {"rx_ring": 6}}, ["eth0"], _node_of)) == [
+        Counted("a", RING, 6)]
+
+
+def _node_of(interface: str) -> str:
+    return interface[2] if ":" in interface else "a"
 
 
 @pytest.mark.parametrize(("exchanges", "sample"), [(1, 1), (4096, 1), (4097, 2), (20_000, 8),
