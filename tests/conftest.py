@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Generator, Iterator
@@ -30,6 +31,11 @@ TOKEN_ENV = "DHCP_NETLAB_TEST_RUN"
 REQUIRE_ENV = "DHCP_NETLAB_REQUIRE"
 GRACE_S = 3.0
 _PRESENCE = "dhcp-netlab-tests-"
+# What `nohup`, and a shell with us in the background, have ignored would be ignored by all that
+# we start too, and signals are what some tests are about. What is handled is theirs again.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
 
 
 def _namespaces() -> dict[str, int]:
