@@ -48,7 +48,8 @@ _REASONS = {
     "TC_INGRESS": ("program", "dropped by tc where it arrives"),
     "TC_EGRESS": ("program", "dropped by tc where it departs"),
     "NETFILTER_DROP": ("firewall", "dropped by netfilter"),
-    "IP_CSUM": ("checksum", "IP header checksum wrong"),
+    "IP_INHDR": ("ip stack", "IP header wrong, or its checksum"),
+    "IP_CSUM": ("checksum", "IP header: checksum wrong"),
     "UDP_CSUM": ("checksum", "UDP checksum wrong"),
     "IP_RPFILTER": ("ip stack", "source address not expected here (rp_filter)"),
     "DEV_READY": ("veth", "interface not ready"),
@@ -61,22 +62,26 @@ _FUNCTIONS = (("veth_", "veth"), ("br_", "bridge"), ("packet_", PACKETS),
               ("__dev_", "veth"))
 # A broadcast that no UDP socket of a namespace wanted; its packet sockets have heard it.
 _UNHEARD = ("__udp4_lib_rcv", "__udp4_lib_mcast_deliver")
+# What the IP stack of a switch throws away is its own copy of what it passes on.
+_IN_STACK = frozenset(("ip stack", "checksum", QUEUE))
 # What is meant for servers. Answers that are broadcast reach other servers too, who want none.
 _TO_SERVERS = frozenset(("discover", "request", "decline", "release", "inform"))
 
 
-def named(drops: Iterable[Drop], nodes: Mapping[str, str],
-          unread: Collection[str] = ()) -> list[Loss]:
+def named(drops: Iterable[Drop], nodes: Mapping[str, str], unread: Collection[str] = (),
+          switches: Collection[str] = ()) -> list[Loss]:
     """The losses among what the kernel threw away.
 
     nodes: by namespace. unread: those where programs hear frames (dhcpd, dhcrelay, Kea, ours),
-    and what is queued at a UDP socket of theirs is a second copy that nobody reads.
+    and what is queued at a UDP socket of theirs is a second copy that nobody reads. switches:
+    those that only pass frames on.
     """
     found: dict[tuple[str, str, str, str], dict[str, int]] = {}
     for drop in drops:
         node = nodes[drop.namespace]
         where, reason = _place(drop)
-        if _no_loss(drop) or (where == QUEUE and node in unread):
+        second = (where == QUEUE and node in unread) or (where in _IN_STACK and node in switches)
+        if second or _no_loss(drop):
             continue
         messages = found.setdefault((node, drop.ifname, where, reason), {})
         messages[drop.kind] = messages.get(drop.kind, 0) + drop.count
@@ -100,7 +105,9 @@ def at_sockets(drops: Iterable[Drop], nodes: Mapping[str, str],
         already = min(told.get(key, 0), each.count)
         told[key] = told.get(key, 0) - already
         if each.count > already:
-            yield Loss(each.node, "", each.where, "full, as it has counted itself",
+            # A queue counts as full what `recvmsg` found with a wrong UDP checksum.
+            why = "full, or UDP checksum wrong" if each.where == QUEUE else "full"
+            yield Loss(each.node, "", each.where, f"{why}, as it has counted itself",
                        each.count - already)
 
 
@@ -117,7 +124,11 @@ def _no_loss(drop: Drop) -> bool:
 
 def _place(drop: Drop) -> tuple[str, str]:
     """(where, reason)"""
-    return _REASONS.get(drop.reason) or _by_function(drop)
+    # Drivers give no reason of their own.
+    said = "XDP" if "_xdp_" in drop.symbol else drop.reason
+    where, reason = _REASONS.get(said) or _by_function(drop)
+    # It verifies headers as a host does.
+    return "bridge" if drop.symbol.startswith("br_") else where, reason
 
 
 def _by_function(drop: Drop) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from fastpath.errors import SystemRefused
 from netlab import lifecycle
 from netlab.path.losses import Counted
 from netlab.state import Journal
+from netlab.topology import Role
 
 # Of losses inside nodes; links, sockets and rings count their own.
 _NO_REASONS = "this kernel gives no reasons of drops (Linux 5.17)"
@@ -109,7 +110,9 @@ class PathCounters:
             return
         nodes = {node.namespace: node.name for node in self._layout.nodes}
         drops = self._reading.drops or ()
-        losses = [*named(drops, nodes, self._heard.by_frames), *at_sockets(drops, nodes, counted)]
+        switches = [node.name for node in self._layout.nodes if node.role == Role.SWITCH]
+        losses = [*named(drops, nodes, self._heard.by_frames, switches),
+                  *at_sockets(drops, nodes, counted)]
         path = told.path(self._layout, self._reading, losses)
         document["path"] = path
         if self.losses_why:
