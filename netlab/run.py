@@ -25,7 +25,8 @@ from netlab.cast import Cast, Choices, Company, Part, cast
 from netlab.impairment.inforce import InForce
 from netlab.outcome import Counters, Side
 from netlab.path import hearing, report
-from netlab.path.measure import Heard, PathCounters
+from netlab.path.losses import UNKNOWN
+from netlab.path.measure import PathCounters
 from netlab.programs import Place, Program, Usage
 from netlab.state import Journal, Phase, Started
 from netlab.topology import Role, Topology
@@ -159,7 +160,7 @@ class _Test:
         self.running: list[tuple[Company, Program]] = []
         self.lost: list[dict[str, Any]] = []
         self.path: PathCounters | None = None
-        self.heard = Heard()
+        self.heard = UNKNOWN
 
     def run(self) -> Done:
         self.journal = state.move(self.journal, Phase.TESTING)
@@ -171,8 +172,8 @@ class _Test:
             self._start_parts(stack)
             for company, program in self.running:
                 program.await_ready(_ready(company.first, program))
+            self.heard = hearing.heard(self.running)
             if self.order.ebpf:
-                self.heard = hearing.heard(self.running)
                 self.path = stack.enter_context(
                     PathCounters(self.journal, self.order.ebpf_sample, heard=self.heard))
             before, used = Counters.now(self.journal), self._measured()
@@ -203,8 +204,9 @@ class _Test:
         self._journal()
 
     def _measured(self) -> list[tuple[Usage, int | None]]:
-        return [(program.usage(), None if program.ended else sockets.drops(program.pid))
-                for _, program in self.running]
+        return [(program.usage(), None if program.ended else sockets.drops(
+            program.pid, company.first.node in self.heard.by_frames))
+                for company, program in self.running]
 
     def _run_tester(self) -> int:
         """The tester's exit code, or 1 if all it has to say is good but another program died.

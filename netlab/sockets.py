@@ -59,15 +59,14 @@ class SocketDrops:
     udp: int
     packet: int | None
 
-    @property
-    def lost(self) -> int:
-        """What never reached the program.
+    def lost(self, by_frames: bool) -> int:
+        """What never reached the program. by_frames: whether it hears AF_PACKET sockets.
 
-        Who reads frames from AF_PACKET sockets (dhcpd, dhcrelay, Kea) keeps a UDP socket only
-        so that the kernel answers no ICMP: every datagram comes there once more, and is thrown
-        away unread.
+        Who reads frames (dhcpd, dhcrelay, Kea) keeps a UDP socket only so that the kernel
+        answers no ICMP: every datagram comes there once more, and is thrown away unread. Who
+        reads datagrams may have a packet socket open for a moment, to send (udhcpd).
         """
-        return self.udp if self.packet is None else self.packet
+        return self.packet if by_frames and self.packet is not None else self.udp
 
 
 def opened(pid: int) -> Open | None:
@@ -104,10 +103,10 @@ def socket_drops(pid: int) -> SocketDrops | None:
     return SocketDrops(sum(drops for _, drops in found.udp.values()), packet)
 
 
-def drops(pid: int) -> int | None:
+def drops(pid: int, by_frames: bool) -> int | None:
     """`socket_drops(pid).lost`: what never reached a program; None where that is not known."""
     found = socket_drops(pid)
-    return None if found is None else found.lost
+    return None if found is None else found.lost(by_frames)
 
 
 def packet_drops() -> dict[int, int]:

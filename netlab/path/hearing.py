@@ -8,8 +8,7 @@ from typing import Any
 from netlab import sockets
 from netlab.cast import Company
 from netlab.outcome import Side
-from netlab.path.losses import PACKETS, QUEUE, RING, Counted
-from netlab.path.measure import Heard
+from netlab.path.losses import PACKETS, QUEUE, RING, Counted, Heard
 from netlab.programs import Program
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from ebpf.probe import Drop
 
+QUEUE, PACKETS, RING = AT_SOCKETS = ("socket receive queue", "packet socket", "packet ring")
+_IN_STACK = frozenset(("ip stack", "checksum", QUEUE))
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -25,6 +28,29 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """Nodes by how their programs hear DHCP: frames of AF_PACKET, or datagrams of UDP alone.
+    switches: those that only pass frames on."""
+
+    by_frames: Collection[str] = ()
+    by_udp: Collection[str] = ()
+    switches: Collection[str] = ()
+
+    def reads(self, node: str, where: str) -> bool:
+        """Whether what is lost there would have been read; else it was a second copy.
+
+        Who hears frames (dhcpd, dhcrelay, Kea, ours) has a UDP socket only so that the kernel
+        answers no ICMP. Who hears UDP may open an AF_PACKET socket to send (udhcpd, for each
+        answer). The IP stack of a switch gets a copy of what is broadcast.
+        """
+        if where == QUEUE and node in self.by_frames:
+            return False
+        if where in (PACKETS, RING) and node in self.by_udp:
+            return False
+        return node not in self.switches or where not in _IN_STACK
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """What a socket or ring had no room for, as it has counted itself. where: of `AT_SOCKETS`."""
 
@@ -33,7 +59,7 @@ class Counted:
     count: int
 
 
-QUEUE, PACKETS, RING = AT_SOCKETS = ("socket receive queue", "packet socket", "packet ring")
+UNKNOWN = Heard()
 # By reason of the kernel.
 _REASONS = {
     "CPU_BACKLOG": ("softnet backlog", "backlog of a CPU full (net.core.netdev_max_backlog)"),
@@ -62,26 +88,17 @@ _FUNCTIONS = (("veth_", "veth"), ("br_", "bridge"), ("packet_", PACKETS),
               ("__dev_", "veth"))
 # A broadcast that no UDP socket of a namespace wanted; its packet sockets have heard it.
 _UNHEARD = ("__udp4_lib_rcv", "__udp4_lib_mcast_deliver")
-# What the IP stack of a switch throws away is its own copy of what it passes on.
-_IN_STACK = frozenset(("ip stack", "checksum", QUEUE))
 # What is meant for servers. Answers that are broadcast reach other servers too, who want none.
 _TO_SERVERS = frozenset(("discover", "request", "decline", "release", "inform"))
 
 
-def named(drops: Iterable[Drop], nodes: Mapping[str, str], unread: Collection[str] = (),
-          switches: Collection[str] = ()) -> list[Loss]:
-    """The losses among what the kernel threw away.
-
-    nodes: by namespace. unread: those where programs hear frames (dhcpd, dhcrelay, Kea, ours),
-    and what is queued at a UDP socket of theirs is a second copy that nobody reads. switches:
-    those that only pass frames on.
-    """
+def named(drops: Iterable[Drop], nodes: Mapping[str, str], heard: Heard = UNKNOWN) -> list[Loss]:
+    """The losses among what the kernel threw away. nodes: by namespace."""
     found: dict[tuple[str, str, str, str], dict[str, int]] = {}
     for drop in drops:
         node = nodes[drop.namespace]
         where, reason = _place(drop)
-        second = (where == QUEUE and node in unread) or (where in _IN_STACK and node in switches)
-        if second or _no_loss(drop):
+        if _no_loss(drop) or not heard.reads(node, where):
             continue
         messages = found.setdefault((node, drop.ifname, where, reason), {})
         messages[drop.kind] = messages.get(drop.kind, 0) + drop.count

@@ -5,30 +5,19 @@ Where they cannot be had the test goes on without, and says so: what was not mea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from fastpath.errors import SystemRefused
 from netlab import lifecycle
-from netlab.path.losses import Counted
+from netlab.path.losses import UNKNOWN, Counted, Heard
 from netlab.state import Journal
 from netlab.topology import Role
 
 # Of losses inside nodes; links, sockets and rings count their own.
 _NO_REASONS = "this kernel gives no reasons of drops (Linux 5.17)"
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """Nodes by how their programs hear DHCP: frames of AF_PACKET, or datagrams of UDP alone."""
-
-    by_frames: Collection[str] = ()
-    by_udp: Collection[str] = ()
-
-
-_UNKNOWN = Heard()
 
 
 class PathCounters:
@@ -39,12 +28,14 @@ class PathCounters:
     """
 
     def __init__(self, journal: Journal, sample: int, behind: bool = False,
-                 heard: Heard = _UNKNOWN) -> None:
+                 heard: Heard = UNKNOWN) -> None:
         from ebpf.probe import Probe, Reading
         from netlab.path.places import layout
 
         self.why = ""
-        self._layout, self._heard = layout(journal), heard
+        self._layout = layout(journal)
+        self._heard = replace(heard, switches=[
+            node.name for node in self._layout.nodes if node.role == Role.SWITCH])
         self._probe: Probe | None = None
         self._sees_drops = False
         self._reading: Reading | None = None
@@ -110,9 +101,7 @@ class PathCounters:
             return
         nodes = {node.namespace: node.name for node in self._layout.nodes}
         drops = self._reading.drops or ()
-        switches = [node.name for node in self._layout.nodes if node.role == Role.SWITCH]
-        losses = [*named(drops, nodes, self._heard.by_frames, switches),
-                  *at_sockets(drops, nodes, counted)]
+        losses = [*named(drops, nodes, self._heard), *at_sockets(drops, nodes, counted)]
         path = told.path(self._layout, self._reading, losses)
         document["path"] = path
         if self.losses_why:

@@ -20,7 +20,7 @@ from ebpf import attach
 from ebpf.module import Kind, Module
 from ebpf.probe import IN, KINDS, OUT, End, Part, Probe
 from fastpath.elsewhere import within
-from netlab.path.losses import Loss, named
+from netlab.path.losses import Heard, Loss, named
 from tests.ebpf_twin import Shape, frame
 from tests.lab.test_ebpf_probe import packet_socket
 from tests.peers.net import INTERFACE, Namespace, Net, two_namespaces, wait_until
@@ -67,7 +67,7 @@ class Watched:
                     sender.send(octets or discover())
 
     @contextlib.contextmanager
-    def losses(self, unread: Sequence[str] = ()) -> Iterator[list[Loss]]:
+    def losses(self, by_frames: Sequence[str] = ()) -> Iterator[list[Loss]]:
         """What was lost while the block ran; filled at its end."""
         before = self._drops()
         found: list[Loss] = []
@@ -77,7 +77,7 @@ class Watched:
         drops = [replace(drop, count=count) for drop, count in now.items() if count]
         nodes = {self.net.client.name: "client", self.bridge.name: "bridge",
                  self.net.server.name: "server"}
-        found += named(drops, nodes, unread, ["bridge"])
+        found += named(drops, nodes, Heard(by_frames, switches=["bridge"]))
 
     def _drops(self) -> Counter[object]:
         drops = self.probe.read().drops

@@ -499,7 +499,7 @@ def test_not_ready_without_sockets(tmp_path: Path, name: str) -> None:
 def test_nobody_is_ready_who_has_ended(tmp_path: Path) -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert sockets.opened(child.pid) is None and sockets.drops(child.pid) is None
+    assert sockets.opened(child.pid) is None and sockets.drops(child.pid, False) is None
     assert servers.find("command").ready(job(tmp_path, options=("x",)), Alive(child.pid)) is False
 
 
@@ -519,6 +519,8 @@ def test_sockets_are_those_of_the_program_alone() -> None:
 
 
 def test_what_counts_as_lost() -> None:
-    """Who has packet sockets throws away what comes on its UDP socket."""
-    assert sockets.SocketDrops(7, None).lost == 7
-    assert sockets.SocketDrops(7, 0).lost == 0 and sockets.SocketDrops(7, 2).lost == 2
+    """Who hears frames throws away what comes on his UDP socket."""
+    assert sockets.SocketDrops(7, None).lost(by_frames=False) == 7
+    assert sockets.SocketDrops(7, None).lost(by_frames=True) == 7  # no packet_diag
+    assert sockets.SocketDrops(7, 0).lost(by_frames=True) == 0
+    assert sockets.SocketDrops(7, 3).lost(by_frames=False) == 7  # open only to send

@@ -12,7 +12,7 @@ from netlab.adapter import Report
 from netlab.outcome import Side
 from netlab.path import document, report
 from netlab.path.hearing import counted
-from netlab.path.losses import PACKETS, QUEUE, RING, Counted, at_sockets, named
+from netlab.path.losses import PACKETS, QUEUE, RING, Counted, Heard, at_sockets, named
 from netlab.path.places import Layout, Link, Node, sample_for
 from netlab.programs import Usage
 
@@ -130,19 +130,24 @@ def test_losses_have_a_place_a_reason_and_kinds() -> None:
 NODES = {"l-server": "server", "l-relay": "relay"}
 
 
-@pytest.mark.parametrize(("reason", "kind", "unread", "is_loss"), [
-    ("SOCKET_RCVBUFF", "discover", (), True),
-    ("SOCKET_RCVBUFF", "discover", ("relay",), True),
-    ("SOCKET_RCVBUFF", "discover", ("server",), False),  # the copy that nobody reads
-    ("PROTO_MEM", "request", ("server",), False),
-    ("PACKET_SOCK_ERROR", "request", ("server",), True),
-    ("NO_SOCKET", "discover", (), True),
-    ("NO_SOCKET", "offer", (), False),  # broadcast to clients, and servers hear it too
-    ("XDP", "other", (), False),
+@pytest.mark.parametrize(("reason", "kind", "heard", "is_loss"), [
+    ("SOCKET_RCVBUFF", "discover", Heard(), True),
+    ("SOCKET_RCVBUFF", "discover", Heard(by_frames=["relay"]), True),
+    ("SOCKET_RCVBUFF", "discover", Heard(by_udp=["server"]), True),
+    ("SOCKET_RCVBUFF", "discover", Heard(by_frames=["server"]), False),  # nobody reads that copy
+    ("PROTO_MEM", "request", Heard(by_frames=["server"]), False),
+    ("PACKET_SOCK_ERROR", "request", Heard(by_frames=["server"]), True),
+    ("PACKET_SOCK_ERROR", "request", Heard(by_udp=["server"]), False),  # open only to send
+    ("NO_SOCKET", "discover", Heard(), True),
+    ("NO_SOCKET", "offer", Heard(), False),  # broadcast to clients, and servers hear it too
+    ("IP_CSUM", "discover", Heard(switches=["relay"]), True),
+    ("IP_CSUM", "discover", Heard(switches=["server"]), False),  # a switch passes it on
+    ("CPU_BACKLOG", "discover", Heard(switches=["server"]), True),
+    ("XDP", "other", Heard(), False),
 ])
-def test_what_is_a_loss(reason: str, kind: str, unread: tuple[str, ...], is_loss: bool) -> None:
+def test_what_is_a_loss(reason: str, kind: str, heard: Heard, is_loss: bool) -> None:
     drop = Drop("l-server", "", reason, "somewhere", kind, 3)
-    found = named([drop], NODES, unread)
+    found = named([drop], NODES, heard)
     assert [loss.count for loss in found] == [3] * is_loss
     assert all(loss.where != "kernel" for loss in found)
 
